@@ -176,9 +176,13 @@ bench-overload: setup ## Ten times what a cluster can do: what is answered, elec
 bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
 	$(BIN)/python bench/batch.py $(ARGS)
 
+bench-watch: setup ## Thousands of watchers of one facade: memory, and how soon all have an event; ARGS="--idle 10000 --check"
+	$(BIN)/python bench/watch.py $(ARGS)
+
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
-	@if [ -z "$(REF)" ]; then echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
-	$(BIN)/python bench/ab.py --ref "$(REF)" $(ARGS)
+	@if [ -z "$(REF)$(findstring --other-setting,$(ARGS))" ]; then \
+		echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"]' >&2; exit 2; fi
+	$(BIN)/python bench/ab.py $(if $(REF),--ref "$(REF)") $(ARGS)
 
 bench-guard: setup ## Fail if CPU or messages per operation grew by over 10 % since bench/baseline, or another commit: REF=commit
 	$(BIN)/python bench/ab.py --ref "$(or $(REF),$(shell cat bench/baseline))" --limit 1.10 --attempts 4 \

@@ -7,7 +7,10 @@ or messages per operation than the limit times those of the other one. On a mach
 measure may be wrong by as much: with ``--attempts`` a load counts as too dear only if all pairs of all attempts show it
 together. Neither rates nor latencies are judged.
 
-It must not tune anything: both run with the defaults that users get.
+With ``--other-setting NAME=VALUE`` it compares settings instead: the other cluster has that variable, and without
+``--ref`` it is of this version.
+
+It must not tune anything else: both run with the defaults that users get.
 """
 
 from __future__ import annotations
@@ -208,10 +211,25 @@ def judge(found: list[Comparison], limit: float) -> list[str]:
     return wrong
 
 
+def _setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.startswith("DOUGDB_"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no setting, as DOUGDB_NAME=VALUE")
+    return name, value
+
+
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Compares this version with another one, in turn.")
-    parser.add_argument("--ref", required=True, help="the commit to compare with")
+    parser.add_argument("--ref", default="", help="the commit to compare with")
+    parser.add_argument(
+        "--other-setting",
+        nargs="+",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="what only the other one has",
+    )
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each load lasts")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64, 256])
@@ -226,15 +244,24 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
+    if not (options.ref or options.other_setting):
+        parser.error("there is nothing to compare with: --ref, or --other-setting")
     clusters: list[Cluster] = []
     try:
         with tempfile.TemporaryDirectory(prefix="dougdb-ab-", ignore_cleanup_errors=True) as folder:
             try:
-                for name, root in (("other", take_out(options.ref)), ("this", ROOT)):
+                other = take_out(options.ref) if options.ref else ROOT
+                for name, root, variables in (("other", other, dict(options.other_setting)), ("this", ROOT, {})):
                     command = (str(root / ".venv" / "bin" / "dougctl"), "dev")
                     # The first one runs before the second one looks for free ports.
                     clusters.append(
-                        Cluster(Path(folder) / name, shards=options.shards, nodes=options.nodes, command=command)
+                        Cluster(
+                            Path(folder) / name,
+                            shards=options.shards,
+                            nodes=options.nodes,
+                            command=command,
+                            environment=variables,
+                        )
                     )
                     clusters[-1].start()
                 found = compare(clusters[0], clusters[1], options)

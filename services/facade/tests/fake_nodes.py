@@ -433,6 +433,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                 oldest=self.history_floor,
                 receipt=self._receipt(),
                 cluster_id=self.shard.cluster_id,
+                applied_index=self._told_entry(after),
             )
             await self._check_watch(after, place, context)
             yield told
@@ -449,7 +450,11 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                     await asyncio.sleep(0.002)
                     idle += 1
                     if idle % 50 == 0:
-                        yield doug_pb2.WatchBatch(revision=min(after, self._revision()), oldest=self.history_floor)
+                        yield doug_pb2.WatchBatch(
+                            revision=min(after, self._revision()),
+                            oldest=self.history_floor,
+                            applied_index=self._told_entry(after),
+                        )
                     continue
                 after, place = found[-1].revision, 0
                 kinds = set(request.kinds) or {1, 2, 3}
@@ -461,9 +466,17 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
                     and (not request.end or change.key < request.end)
                 ]
                 records = b"".join(map(encode_change, wanted))
-                yield doug_pb2.WatchBatch(records=records, revision=after, oldest=self.history_floor)
+                yield doug_pb2.WatchBatch(
+                    records=records,
+                    revision=after,
+                    oldest=self.history_floor,
+                    applied_index=self._told_entry(after),
+                )
         finally:
             self.watches_open -= 1
+
+    def _told_entry(self, after: int) -> int:
+        return self.log_index if after >= self._revision() else 0
 
     def _revision(self) -> int:
         return self.shard.store.revision - self.lag

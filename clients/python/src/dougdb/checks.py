@@ -37,7 +37,9 @@ def base_url(text: str) -> str:
     """
     try:
         url = httpx.URL(text)
-    except (httpx.InvalidURL, TypeError) as error:
+        # httpx takes a port that is too large for another one.
+        _ = urllib.parse.urlsplit(text).port
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise ValueError(f"not a URL: {text!r}: {error}") from None
     if url.scheme not in ("http", "https"):
         raise ValueError(f"the URL must begin with http:// or https://, not {text!r}")

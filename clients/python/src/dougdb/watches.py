@@ -101,7 +101,8 @@ def change_of_line(line: bytes) -> Change:
             oldest = data["oldest"]
             raise HistoryGoneError(f"shard {data['shard']} holds only the changes behind its revision {oldest} now")
         if event == PROGRESS:
-            return Change(PROGRESS, str(document["id"]))
+            # Without an id while no watch could go on behind it: what was there at the beginning is of several moments.
+            return Change(PROGRESS, str(document.get("id", "")))
         return Change(
             event,
             str(document.get("id", "")),

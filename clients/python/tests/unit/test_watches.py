@@ -23,6 +23,7 @@ from dougdb import (
 from dougdb.blocking.runtime import Pace
 from dougdb.cli import app
 from dougdb.commands import common
+from dougdb.watches import Change, change_of_line
 
 URL = "http://127.0.0.1:26000"
 RUNNER = CliRunner()
@@ -107,6 +108,12 @@ def test_history_that_is_gone_is_told(store: Any, client: DougClient) -> None:
     store.script = [httpx.Response(200, content=line("resync", "", shard=0, oldest="17"))]
     with pytest.raises(HistoryGoneError, match="behind its revision 17"):
         next(client.watch(begin="w1-1"))
+
+
+def test_progress_without_an_id_is_told_and_nothing_is_gone_on_behind_it() -> None:
+    """So it is while what was there at the beginning is of several moments, since its scan broke off."""
+    line = b'{"event":"progress","data":{"revisions":{"0":"7"}}}'
+    assert change_of_line(line) == Change("progress", "")
 
 
 def test_nothing_for_longer_than_the_deadline_is_told(store: Any, client: DougClient) -> None:

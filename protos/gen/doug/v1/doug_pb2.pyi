@@ -1403,6 +1403,7 @@ class WatchBatch(_message.Message):
     OLDEST_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     records: _builtins.bytes
     """doug_wire.watch."""
     revision: _builtins.int
@@ -1411,6 +1412,8 @@ class WatchBatch(_message.Message):
     """All changes behind this revision are held here."""
     cluster_id: _builtins.bytes
     """The same."""
+    applied_index: _builtins.int
+    """With this batch, all changes of all entries of the log up to this one were sent. 0: some are still to come."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchChange]: ...
     @_builtins.property
@@ -1426,10 +1429,11 @@ class WatchBatch(_message.Message):
         oldest: _builtins.int = ...,
         receipt: Global___Receipt | None = ...,
         cluster_id: _builtins.bytes = ...,
+        applied_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cluster_id", b"cluster_id", "oldest", b"oldest", "receipt", b"receipt", "records", b"records", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "changes", b"changes", "cluster_id", b"cluster_id", "oldest", b"oldest", "receipt", b"receipt", "records", b"records", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

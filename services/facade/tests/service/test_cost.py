@@ -82,8 +82,8 @@ async def measured(facade: Facade, request_line: bytes, put: bytes = PUT) -> tup
 @pytest.mark.parametrize(
     ("request_line", "calls_max"),
     [
-        pytest.param(PUT, 61.0, id="put"),
-        pytest.param(GET, 56.0, id="get"),
+        pytest.param(PUT, 59.0, id="put"),
+        pytest.param(GET, 54.0, id="get"),
         pytest.param(STALE, 61.0, id="stale"),
         pytest.param(CONDITIONAL, 154.0, id="conditional put"),
     ],

@@ -4,72 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
-from fake_store import FakeStore
+from watching import Client, by_shard, put, told
 
 from doug_wire.watch import Change, ChangeKind
 
 MakeFacade = Callable[..., Awaitable[Any]]
-LINES = {"accept": "application/x-ndjson"}
-
-
-class Client:
-    """One watch that is read in the background, as lines of JSON.
-
-    Attributes:
-        events: What has come.
-        status: The status of the answer; 0 before it.
-    """
-
-    def __init__(self, facade: Any, query: str = "", **headers: str) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.status = 0
-        self.problem: dict[str, Any] = {}
-        self.ended = False
-        self._facade = facade
-        self._url = f"/v1/watch{'?' if query else ''}{query}"
-        self._headers = {**LINES, **headers}
-        self._task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        async with self._facade.http.stream("GET", self._url, headers=self._headers, timeout=60) as answer:
-            self.status = answer.status_code
-            if answer.status_code != 200:
-                self.problem = json.loads(await answer.aread())
-                return
-            self.headers = answer.headers
-            async for line in answer.aiter_lines():
-                self.events.append(json.loads(line))
-        self.ended = True
-
-    async def begun(self) -> Client:
-        await self._facade.until(lambda: self.status and (self.events or self.problem), "the watch has begun")
-        return self
-
-    @property
-    def changes(self) -> list[tuple[str, str, int, str]]:
-        return [
-            (each["event"], each["data"].get("key"), each["data"]["shard"], each["data"]["revision"])
-            for each in self.events
-            if each["event"] in ("put", "delete", "expire")
-        ]
-
-    @property
-    def ids(self) -> list[str]:
-        return [each["id"] for each in self.events if "id" in each]
-
-    async def has(self, count: int) -> None:
-        await self._facade.until(lambda: len(self.changes) >= count, f"{count} changes have come")
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
 
 @pytest.fixture
@@ -80,27 +24,6 @@ def make(make_facade: MakeFacade) -> MakeFacade:
         return facade
 
     return made
-
-
-async def put(facade: Any, *keys: str) -> None:
-    for key in keys:
-        answer = await facade.http.put(f"/v1/kv/{key}", content=b"value of " + key.encode())
-        assert answer.status_code == 200
-
-
-def told(facade: Any) -> list[tuple[str, str, int, str]]:
-    """What the shards' logs say, shard by shard."""
-    names = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
-    return [
-        (names[ChangeKind(change.kind)], change.key.decode(), shard.id, str(change.revision))
-        for shard in facade.cluster.shards
-        for change in shard.store.changes
-    ]
-
-
-def by_shard(changes: list[tuple[str, str, int, str]]) -> list[tuple[str, str, int, str]]:
-    """In the order of the shards; that of each stays."""
-    return sorted(changes, key=lambda change: change[2])
 
 
 async def test_changes_of_all_shards_come_once_and_in_order(make: MakeFacade) -> None:
@@ -234,94 +157,6 @@ async def test_a_scan_that_breaks_leaves_no_gap_and_no_repeat(make: MakeFacade) 
     await client.close()
 
 
-async def test_a_node_that_goes_is_replaced_and_nothing_is_lost(make: MakeFacade) -> None:
-    facade = await make(shards=1, nodes=3)
-    shard = facade.cluster.shards[0]
-    client = await Client(facade).begun()
-    for turn in range(4):
-        await put(facade, *[f"k{turn}{number}" for number in range(5)])
-        serving = [node for node in shard.nodes if node.watches_open]
-        for node in serving:
-            node.watch_code = "UNAVAILABLE"
-        await put(facade, f"between{turn}")
-        await facade.until(lambda: any(node.watches_open and not node.watch_code for node in shard.nodes), "another")
-        for node in serving:
-            node.watch_code = ""
-    await client.has(24)
-    assert client.changes == told(facade)
-    await client.close()
-
-
-async def test_a_replica_that_lags_tells_nothing_twice_and_nothing_late(make: MakeFacade) -> None:
-    facade = await make(shards=1, nodes=2)
-    shard = facade.cluster.shards[0]
-    client = await Client(facade).begun()
-    await put(facade, "a", "b", "c", "d")
-    await client.has(4)
-    first = next(node for node in shard.nodes if node.watches_open)
-    other = next(node for node in shard.nodes if node is not first)
-    other.lag = 3
-    first.watch_code = "UNAVAILABLE"
-    await facade.until(lambda: other.watches_open == 1, "the other one serves")
-    first.watch_code = ""
-    await put(facade, "e")
-    # It stays behind, so the first one is asked again.
-    await client.has(5)
-    assert client.changes == told(facade)
-    await client.close()
-
-
-async def test_history_that_is_gone_is_410_at_connect_and_resync_within(make: MakeFacade) -> None:
-    facade = await make(shards=1, nodes=2, watch_ring_bytes=1 << 16)
-    shard = facade.cluster.shards[0]
-    client = await Client(facade).begun()
-    await put(facade, "a", "b")
-    await client.has(2)
-    oldest_id = client.ids[0]
-    for number in range(60):
-        await facade.http.put("/v1/kv/big", content=b"%d" % number * 2000)
-    await client.has(62)
-    for node in shard.nodes:
-        node.history_floor = 10
-    head = oldest_id.rpartition(":")[0]
-    gone = await Client(facade, f"from={head}:9").begun()
-    assert gone.status == 410 and gone.problem["code"] == "history_gone" and "revision 10" in gone.problem["detail"]
-    at = await Client(facade, f"from={head}:10").begun()
-    above = await Client(facade, "", **{"last-event-id": f"{head}:11"}).begun()
-    await at.has(52)
-    await above.has(51)
-    assert at.changes == told(facade)[10:] and above.changes == told(facade)[11:]
-    # One node holds it still: that is enough.
-    shard.nodes[1].history_floor = 0
-    found = await Client(facade, f"from={head}:5").begun()
-    await found.has(57)
-    assert found.status == 200 and found.changes == told(facade)[5:]
-    for each in (client, at, above, found):
-        await each.close()
-
-
-async def test_changes_that_nobody_holds_any_more_end_in_resync(make: MakeFacade) -> None:
-    facade = await make(shards=1, nodes=2)
-    shard = facade.cluster.shards[0]
-    client = await Client(facade).begun()
-    await put(facade, "a")
-    await client.has(1)
-    for node in shard.nodes:
-        node.watch_code = "UNAVAILABLE"
-    await facade.until(lambda: not any(node.watches_open for node in shard.nodes), "nobody serves")
-    await put(facade, "b", "c", "d")
-    for node in shard.nodes:
-        node.history_floor, node.watch_code = 3, ""
-    await facade.until(lambda: client.ended, "the watch has ended")
-    assert client.events[-1] == {"event": "resync", "data": {"shard": 0, "oldest": "3"}}
-    assert [change[1] for change in client.changes] == ["a"]
-    again = await Client(facade).begun()
-    await put(facade, "e")
-    await again.has(1)
-    assert [change[1] for change in again.changes] == ["e"]
-    await again.close()
-
-
 async def test_ids_that_cannot_be_are_refused(make: MakeFacade) -> None:
     facade = await make(shards=2)
     client = await Client(facade).begun()
@@ -382,38 +217,6 @@ async def test_watches_are_bounded(make: MakeFacade) -> None:
     refused = await Client(facade).begun()
     assert refused.status == 503 and refused.problem["code"] == "overloaded"
     await client.close()
-
-
-async def test_a_client_that_does_not_read_costs_little_and_catches_up(make: MakeFacade) -> None:
-    facade = await make(shards=1, nodes=1, watch_ring_bytes=1 << 20)
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
-    sock.connect(("127.0.0.1", facade.http.base_url.port))
-    reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 10)
-    writer.write(b"GET /v1/watch HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n")
-    fast = await Client(facade).begun()
-    await facade.until(lambda: facade.application.audience.size == 2, "both are there")
-    count = 120
-    for number in range(count):
-        await facade.http.put(f"/v1/kv/k{number}", content=b"x" * 100_000)
-    await fast.has(count)
-    unread = max(
-        connection._outgoing._transport.get_write_buffer_size()
-        for _, state in facade._servers
-        for connection in state.connections
-    )
-    assert 0 < unread < 1 << 20, unread
-    await facade.until(lambda: facade.application.audience.size == 1, "it is not with the others any more")
-    assert facade.metrics.watches.left_behind >= 1
-    revisions: list[bytes] = []
-    data = b""
-    while len(revisions) < count:
-        data += await asyncio.wait_for(reader.read(1 << 20), 60)
-        *lines, data = data.split(b"\n")
-        revisions += [found[1] for line in lines if (found := re.search(rb'"revision":"(\d+)"', line))]
-    assert revisions == [b"%d" % number for number in range(1, count + 1)]
-    writer.close()
-    await fast.close()
 
 
 async def test_a_facade_that_stops_ends_its_watches_in_order(make: MakeFacade) -> None:
@@ -490,28 +293,34 @@ async def test_metrics_tell_of_watches_and_what_they_were_sent(make: MakeFacade)
     await facade.until(lambda: value("watchers") == 0, "both watches to be over")
 
 
-async def test_a_restored_cluster_ends_what_watched_the_old_one(make: MakeFacade) -> None:
-    facade = await make(shards=1, nodes=1, request_timeout_ms=20_000)
-    client = await Client(facade).begun()
-    poll = asyncio.create_task(facade.http.get("/v1/kv/n0?wait=60s&after=0", timeout=60))
-    await put(facade, *(f"k{number}" for number in range(20)))
-    await client.has(20)
-    shard, node = facade.cluster.shards[0], facade.cluster.shards[0].nodes[0]
-    await node.stop()
-    shard.store, shard.cluster_id = FakeStore(), b"d" * 16
-    shard.store.revision = 5
-    await node.start()
-    node.lead()
-    await facade.until(lambda: facade.router.directory.cluster_id == shard.cluster_id, "the facade knows it")
-    await facade.until(lambda: client.ended, "the watch has ended")
-    assert client.events[-1]["event"] == "resync"
-    fresh = await Client(facade, "from=now").begun()
-    await put(facade, *(f"n{number}" for number in range(10)))
-    await fresh.has(10)
-    assert [change[1] for change in fresh.changes] == [f"n{number}" for number in range(10)]
-    assert (await asyncio.wait_for(poll, 60)).status_code == 200
-    foreign = await Client(facade, **{"last-event-id": client.ids[-1]}).begun()
-    assert foreign.status in (409, 410), "an id of the old cluster says nothing of this one"
-    await client.close()
-    await fresh.close()
-    await foreign.close()
+async def test_how_far_watches_are_behind_is_counted_in_entries_also_after_a_recovery(make: MakeFacade) -> None:
+    """A recovery lets revisions jump beyond all indexes, and not every entry has a revision."""
+    for revision in (0, 1 << 40):
+        facade = await make(shards=1, nodes=1)
+        shard = facade.cluster.shards[0]
+        shard.store.revision, shard.nodes[0].log_index = revision, 500
+        client = await Client(facade).begun()
+        await put(facade, "a")
+        await client.has(1)
+        feed, node = facade.router.feeds.feed(0), next(iter(facade.router.shards[0].nodes.values()))
+        assert (node.applied_index, feed.lag) == (500, 0)
+        node.applied_index += 40
+        assert feed.lag == 40
+        # What a node that is gone had applied may be lost.
+        node.up = False
+        assert feed.lag == 0
+        await client.close()
+
+
+async def test_a_facade_that_stops_ends_a_watch_that_cannot_begin(make: MakeFacade) -> None:
+    """What is there at the beginning cannot be read, and is tried again and again."""
+    facade = await make(shards=1, nodes=1)
+    await put(facade, *[f"k{number:02d}" for number in range(30)])
+    facade.cluster.shards[0].nodes[0].scan_code = "UNAVAILABLE"
+    client = Client(facade, "from=start")
+    await facade.until(lambda: client.status == 200, "the answer has begun")
+    for _, state in facade._servers:
+        for connection in list(state.connections):
+            connection.shutdown()
+    await facade.until(lambda: client.ended, "it has ended")
+    assert not [each for each in client.events if each["event"] == "progress"], "it has not told everything"

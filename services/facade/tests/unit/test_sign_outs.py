@@ -19,7 +19,8 @@ def test_whatever_was_ended_stays_so_until_its_time_is_over(ended: list[tuple[st
         session, now_s = str(at), float(at)
         known[principal, session] = now_s + lasts_s
         sign_outs.add(principal, session, now_s + lasts_s, now_s)
-        assert all(sign_outs.has(*each, until_s) for each, until_s in known.items() if until_s > now_s)
+        if at % 50 == 49 or at == len(ended) - 1:
+            assert all(sign_outs.has(*each, until_s) for each, until_s in known.items() if until_s > now_s)
     assert size_of(sign_outs) <= 3 * (1 + ENDED_OF_ONE_MAX)
 
 

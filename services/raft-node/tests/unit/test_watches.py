@@ -6,9 +6,12 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import Condition, ConditionKind, Opcode
 from doug_wire.payload import Compare, CompareKind, Txn, encode_batch, encode_increment, encode_txn
@@ -21,6 +24,7 @@ from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX, decode_value
 from raft_node.kv.operations.expiry import encode_expire
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
+from raft_node.rpc.doug import watch_stream
 from raft_node.runtime.reads.watches import HistoryGoneError, Position, Watches
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.snapshots.checkpoint import Checkpoint
@@ -340,6 +344,31 @@ def test_progress_never_runs_ahead_of_what_was_told() -> None:
         assert revisions == list(range(1, 11))
 
     asyncio.run(stepwise())
+    node.watches.close_all()
+
+
+async def test_a_message_tells_the_entry_up_to_which_all_was_sent_once_it_was() -> None:
+    node = Node(MemoryFileSystem(), options=replace(OPTIONS, memtable_bytes=8 << 20))
+    create = commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1))
+    node.apply([entry(1, create, 0), entry(2, commands.encode(Opcode.RECOVER, b""), 0)])
+    floor = node.machine.floor
+    for index in range(3, 13):
+        node.apply([entry(index, commands.encode(Opcode.PUT, b"k", b"", b"v" * 60_000), index)])
+    replica: Any = SimpleNamespace(
+        watches=node.watches,
+        serves_local_reads=True,
+        receipt=pb.Receipt,
+        peers=SimpleNamespace(me=SimpleNamespace(cluster_id=b"c")),
+        driver=SimpleNamespace(applied_index=12, node=SimpleNamespace(leader="n")),
+    )
+    sent: asyncio.Queue[pb.WatchBatch] = asyncio.Queue()
+    sending = asyncio.create_task(watch_stream.send(replica, pb.WatchRequest(after=floor), sent.put))
+    batches = [await sent.get()]
+    while batches[-1].revision < floor + 10:
+        batches.append(await sent.get())
+    sending.cancel()
+    assert [batch.applied_index for batch in batches] == [0] * (len(batches) - 1) + [12]
+    assert len(batches) > 2
     node.watches.close_all()
 
 

@@ -13,6 +13,7 @@ from dougdb.bearer import headers_of
 from dougdb.benchmark.histogram import Histogram, drawn, shown
 from dougdb.benchmark.load import Load, Results, endpoint_of
 from dougdb.benchmark.plan import Plan, Requests, parse_mix
+from dougdb.checks import base_url
 from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote, tls_of, url_of
 from dougdb.commands.kv import consistency_of
 from dougdb.commands.timeline import duration_us
@@ -61,7 +62,7 @@ def bench(
     """
     try:
         duration_s, weights = duration_us(duration) / 1e6, parse_mix(mix)
-        endpoint = endpoint_of(url_of(context), lambda: _trust(context))
+        endpoint = endpoint_of(base_url(url_of(context)), lambda: _trust(context))
         headers = headers_of(tls_of(context).get("token"))
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)

@@ -97,12 +97,13 @@ def _live(client: DougClient, look: Look, key: str, interval_s: float) -> None:
 
 
 def _draw(lines: list[str]) -> None:
-    height = os.get_terminal_size().lines
+    width, height = os.get_terminal_size()
     shown = [printable(line) for line in lines]
     if len(shown) > height:
         # What is at the end is worth more than the last nodes.
         shown = [*shown[: height - 3], f"... {len(shown) - height + 1} more; a higher window shows them", *shown[-2:]]
-    sys.stdout.write(_HOME + _LINE_END.join(shown[:height]) + "\x1b[K" + _BELOW)
+    # A line that the terminal folds would push the first ones out of it.
+    sys.stdout.write(_HOME + _LINE_END.join([line[:width] for line in shown[:height]]) + "\x1b[K" + _BELOW)
     sys.stdout.flush()
 
 

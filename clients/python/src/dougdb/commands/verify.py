@@ -82,6 +82,7 @@ async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_
     except OSError as error:
         fail(f"{tls['ca_file']}: {error.strerror}", ExitCode.USAGE)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=trust, trust_env=False, headers=headers) as client:
+        await _reach(client, urls)
         driver = Driver(client, urls, f"{PREFIX}{secrets.token_hex(4)}/", seed)
         try:
             return await driver.run(processes, duration_s, _progress)
@@ -89,6 +90,19 @@ async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_
             if sys.stderr.isatty():
                 print(file=sys.stderr)
             await driver.clean()
+
+
+async def _reach(client: httpx.AsyncClient, urls: list[str]) -> None:
+    """Ends the command at once, not after all of its time, when no facade is there."""
+    trouble = ""
+    for url in urls:
+        try:
+            await client.get(f"{url.rstrip('/')}/v1/version")
+        except httpx.HTTPError as error:
+            trouble = str(error) or type(error).__name__
+        else:
+            return
+    fail(f"nothing was answered at {', '.join(urls)}: {trouble}", ExitCode.UNAVAILABLE)
 
 
 def _progress(load: Load) -> None:

@@ -35,7 +35,7 @@ from facade.client.access import Caller
 from facade.client.metrics import Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.operation import Operation
-from facade.client.receipts import SESSION, Receipt, of_operation, timing_of
+from facade.client.receipts import SESSION, Receipt, of_operation
 from facade.client.router import Router
 from facade.client.sessions import Session
 from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
@@ -66,6 +66,7 @@ _KEYS = KEY_PREFIX + b"/"
 _READ_MODES = {name: mode for name, mode in READ_MODES.items() if mode is not BOUNDED}
 _MODES = {b"consistency=" + name: mode for name, mode in _READ_MODES.items()}
 _CACHED = 1024
+_FACADE_ALONE = b"server-timing: facade;dur=%.2f%b\r\n"
 _END = b"\r\n"
 
 Header = tuple[bytes, bytes]
@@ -133,11 +134,6 @@ def _value_lines(content_type: bytes) -> bytes:
 @functools.lru_cache(_CACHED)
 def _shard_lines(shard: int, mode: ReadMode) -> bytes:
     return _lines(((b"doug-shard", b"%d" % shard), *mode.headers))
-
-
-def _timing_line(operation: Operation | None, duration_s: float) -> bytes:
-    rest = b"" if operation is None else timing_of(operation)
-    return b"server-timing: facade;dur=%.2f%b%b\r\n" % (1000 * duration_s, b", " if rest else b"", rest)
 
 
 class HotLane:
@@ -309,9 +305,13 @@ class HotLane:
         elif not keep_alive and not self._leaving:
             parts[0] += b"connection: close\r\n"
         duration_s = perf_counter() - request.started_s
+        timing = b""
+        if self._front.timed:
+            operation = request.operation
+            rest = b"" if operation is None or operation.receipt is None else operation.receipt.timing(operation)
+            timing = (b"server-timing: facade;dur=%.2f, %b\r\n" if rest else _FACADE_ALONE) % (1000 * duration_s, rest)
         parts[0] = b"%b%b%b%bdoug-request-id: %b\r\n\r\n" % (
-            STATUS_LINE[status], self._default_lines, parts[0],
-            _timing_line(request.operation, duration_s) if self._front.timed else b"", request.request_id,
+            STATUS_LINE[status], self._default_lines, parts[0], timing, request.request_id,
         )  # fmt: skip
         metrics = self._metrics
         metrics.inflight -= 1

@@ -38,7 +38,7 @@ class Receipt:
         timings: How the node spent the time; None if it did not say.
     """
 
-    __slots__ = ("_sessions", "_steps", "entry", "headers", "heard_s", "shard", "staleness_ms", "timings")
+    __slots__ = ("_sessions", "_shown", "entry", "headers", "heard_s", "shard", "staleness_ms", "timings")
 
     def __init__(self, shard: int, entry: int, headers: Headers, sessions: Sessions) -> None:
         self.shard = shard
@@ -47,7 +47,7 @@ class Receipt:
         self.headers = headers
         self.heard_s = 0.0
         self.timings: doug_pb2.Timings | None = None
-        self._steps: dict[bool, bytes] = {}
+        self._shown: tuple[float, bool, bytes] = (0.0, False, b"")
         self._sessions = sessions
 
     def of(self, operation: Operation) -> Headers:
@@ -64,10 +64,13 @@ class Receipt:
         if not self.heard_s:
             return b""
         wrote = operation.kind is Kind.WRITE
-        steps = self._steps.get(wrote)
-        if steps is None:
-            steps = self._steps[wrote] = _steps(self.timings, _WRITE_STEPS if wrote else _READ_STEPS)
-        return b"route;dur=%.2f%b" % (1000 * (self.heard_s - operation.sent_s), steps)
+        sent_s, as_write, shown = self._shown
+        if sent_s != operation.sent_s or as_write is not wrote:
+            # Those of a batch were sent together, and mostly come back together: they have this in common.
+            steps = _steps(self.timings, _WRITE_STEPS if wrote else _READ_STEPS)
+            shown = b"route;dur=%.2f%b" % (1000 * (self.heard_s - operation.sent_s), steps)
+            self._shown = (operation.sent_s, wrote, shown)
+        return shown
 
     def session(self, known: Session | None, *, strong: bool) -> bytes:
         """The session token that goes with an answer of this receipt."""

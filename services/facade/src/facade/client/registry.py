@@ -241,7 +241,7 @@ class Registry:
         left: list[Answer] = []
         for operation, result in answers:
             receipt = operation.receipt
-            behind = receipt is not None and sessions.is_behind(receipt.shard, receipt.entry)
+            behind = receipt is not None and sessions.is_behind(receipt.shard, receipt.entry, operation.session)
             if operation.kind is not Kind.WRITE and sessions.is_foreign(operation.session):
                 self.finish(operation, foreign_session())
             elif not behind or result.status not in pipe.DECIDED:

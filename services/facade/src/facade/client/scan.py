@@ -189,7 +189,11 @@ class _Stream:
 
     def _age(self) -> None:
         """Adds the whole time of the first answer to its staleness: nobody knows when the node looked."""
-        if self._strong or not self.receipt.HasField("staleness_ms"):
+        if self._strong:
+            return
+        if not self.receipt.HasField("staleness_ms"):
+            if self._bound_ms:
+                raise ScanBrokenError("not_fresh_enough", f"{self.node.id} can prove nothing", self.shard.id)
             return
         self.receipt.staleness_ms += ceil(1000 * (asyncio.get_running_loop().time() - self._sent_s))
         if self._bound_ms and self.receipt.staleness_ms > self._bound_ms:
@@ -414,7 +418,7 @@ class Scans:
             if self._directory.sessions.is_foreign(query.session):
                 raise foreign_session()
             for stream in streams:
-                if self._directory.sessions.is_behind(*stream.seen[:2]):
+                if self._directory.sessions.is_behind(*stream.seen[:2], query.session):
                     detail = f"{stream.node.id} is from before its shard was recovered"
                     raise ScanBrokenError("unavailable", detail, stream.shard.id)
             self._check_whole(streams, query.slot)

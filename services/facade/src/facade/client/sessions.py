@@ -153,6 +153,7 @@ class Sessions:
 
     Attributes:
         epoch: The epoch of the map that this facade uses; 0 before it was loaded.
+        recovered: Whether any shard has been recovered without its quorum, by what nodes or tokens said.
     """
 
     def __init__(self) -> None:
@@ -160,6 +161,7 @@ class Sessions:
         self._tag = b""
         self._issued: dict[int, tuple[int, int, bytes]] = {}
         self._generations: dict[int, int] = {}
+        self.recovered = False
 
     def know(self, cluster_id: bytes, epoch: int) -> None:
         """Takes the cluster's id and the map's epoch, whenever the map was loaded."""
@@ -167,6 +169,7 @@ class Sessions:
         if (tag, epoch) != (self._tag, self.epoch):
             if tag != self._tag:
                 self._generations.clear()
+                self.recovered = False
             self._tag, self.epoch = tag, epoch
             self._issued.clear()
 
@@ -218,21 +221,26 @@ class Sessions:
         session = Session(epoch, indexes, bool(raw[1] & _PARTIAL))
         if self.is_foreign(session):
             raise foreign_session()
+        if any(entry >> _INDEX_BITS for entry in indexes.values()):
+            # Another facade has heard of it. Only nodes say which tokens are too old: these words are not signed.
+            self.recovered = True
         return session
 
     def heard(self, shard: int, generation: int) -> None:
         """Takes the generation that a node of a shard has told."""
         if generation > self._generations.get(shard, 0):
             self._generations[shard] = generation
+            self.recovered = True
 
-    def is_behind(self, shard: int, entry: int) -> bool:
-        """Whether who shows this entry has not heard of its shard's last recovery: nothing that it says counts."""
-        return entry >> _INDEX_BITS < self._generations.get(shard, 0)
+    def is_behind(self, shard: int, entry: int, session: Session | None = None) -> bool:
+        """Whether who shows this entry has not heard of its shard's last recovery: nothing that it says counts.
 
-    @property
-    def recovered(self) -> bool:
-        """Whether any shard has been recovered without its quorum."""
-        return bool(self._generations)
+        Of that recovery a node has told, or the token of the session for which it is asked.
+        """
+        generation = entry >> _INDEX_BITS
+        if generation < self._generations.get(shard, 0):
+            return True
+        return session is not None and generation < session.indexes.get(shard, 0) >> _INDEX_BITS
 
     def is_foreign(self, session: Session | None) -> bool:
         """Whether a token names an older generation of a shard than a node has told."""

@@ -26,13 +26,13 @@ from facade.client.shard import Shard
 from facade.client.watches.stream import (
     FuturePositionError,
     HistoryGoneError,
+    Holders,
     WatchBrokenError,
     WatchStream,
     candidates,
     next_of,
     order_of,
     request_from,
-    split,
 )
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 1.0
@@ -109,6 +109,7 @@ class Feed:
         self._ring_bytes_max = ring_bytes_max
         self._on_events, self._on_gone = on_events, on_gone
         self._turn = 0
+        self._entry = 0
         self._moved: asyncio.Future[None] | None = None
 
     def since(self, position: int, bytes_max: int) -> tuple[list[Event], int] | None:
@@ -133,11 +134,14 @@ class Feed:
 
     @property
     def lag(self) -> int:
-        """How many entries a node is known to have applied whose changes were not told here yet."""
-        if self.position is None:
+        """How many entries a node is known to have applied whose changes were not told here yet.
+
+        Entries, not revisions: these jump when a shard was recovered, and not every entry changes a key.
+        """
+        if not self._entry:
             return 0
-        newest = max((node.applied_index for node in self.shard.nodes.values()), default=0)
-        return max(0, newest - split(self.position)[0])
+        newest = max((node.applied_index for node in self.shard.nodes.values() if node.up), default=0)
+        return max(0, newest - self._entry)
 
     async def moved(self) -> None:
         """Waits until ``position`` has moved, or the stream has begun or ended."""
@@ -152,8 +156,9 @@ class Feed:
 
     async def run(self) -> None:
         """Follows the shard until it is cancelled."""
+        loop = asyncio.get_running_loop()
         delay_s = RETRY_MIN_S
-        gone: list[HistoryGoneError] = []
+        holders = Holders()
         failed: set[Node] = set()
         while True:
             if len(failed) >= len(self.shard.expected):
@@ -168,19 +173,23 @@ class Feed:
                 began = await self._follow(WatchStream(self.shard, nodes[0], request_from(self.position)))
             except HistoryGoneError as error:
                 failed.add(nodes[0])
-                gone.append(error)
-                if len(gone) >= len(nodes):
-                    self._begin_anew(min(gone, key=lambda each: each.oldest))
-                    gone = []
-                continue
+                holders.hold_not(nodes[0], error)
+                lost = holders.verdict(nodes, loop.time())
+                if lost is not None:
+                    self._begin_anew(lost)
+                    holders = holders.asked_anew()
+                if lost is not None or len(failed) < len(nodes):
+                    continue
             except (WatchBrokenError, FuturePositionError) as error:
                 log.debug("watch.stream_ended", shard=self.shard.id, node=nodes[0].id, reason=str(error))
                 began = self.connected
+                holders.away(nodes[0], loop.time())
             finally:
                 self.connected = False
                 self._tell_moved()
             if began:
-                gone, delay_s = [], RETRY_MIN_S
+                holders.serves(nodes[0])
+                delay_s = RETRY_MIN_S
                 failed.clear()
             failed.add(nodes[0])
             await asyncio.sleep(delay_s)
@@ -194,10 +203,12 @@ class Feed:
             self.connected = True
             if self.position is None:
                 self.position = self.floor = stream.position
+            self._entry = max(self._entry, stream.entry)
             self._tell_moved()
             current_s = loop.time()
             while True:
                 self._take(await stream.changes(), stream.position)
+                self._entry = max(self._entry, stream.entry)
                 if stream.position >= self.position:
                     current_s = loop.time()
                 elif loop.time() - current_s > LAG_S:
@@ -234,5 +245,5 @@ class Feed:
         log.warning("watch.history_gone", shard=self.shard.id, oldest=error.oldest)
         self._on_gone(error)
         self._ring.clear()
-        self._ring_bytes = 0
+        self._ring_bytes = self._entry = 0
         self.position = None

@@ -24,6 +24,7 @@ from facade.client.watches.feed import Event, Feed
 from facade.client.watches.stream import (
     FuturePositionError,
     HistoryGoneError,
+    Holders,
     WatchBrokenError,
     WatchStream,
     candidates,
@@ -60,6 +61,7 @@ class Feeds:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._users: dict[int, int] = {}
         self._ends: dict[int, asyncio.TimerHandle] = {}
+        self._holders: dict[int, Holders] = {}
         self._cluster_id = b""
         self.on_events: OnEvents = _nothing
         self.on_gone: Callable[[HistoryGoneError], None] = _nothing
@@ -209,8 +211,9 @@ class Feeds:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s
         turn = 0
+        holders = self._holders.setdefault(shard.id, Holders())
         while True:
-            gone: list[HistoryGoneError] = []
+            said = holders.asked_anew()
             nodes = candidates(shard, turn)
             turn += 1
             for node in nodes:
@@ -218,14 +221,16 @@ class Feeds:
                 try:
                     await stream.begin(self._directory.cluster_id)
                 except HistoryGoneError as error:
-                    gone.append(error)
+                    said.hold_not(node, error)
                 except (WatchBrokenError, FuturePositionError):
                     stream.close()
+                    said.away(node, loop.time())
                 else:
+                    said.serves(node)
                     return stream
-            # A replica that does not answer may hold more than the others, but waiting for it may take long.
-            if gone and (len(gone) == len(nodes) or loop.time() >= ends_s):
-                raise min(gone, key=lambda each: each.oldest)
+            gone = said.verdict(nodes, loop.time())
+            if gone is not None:
+                raise gone
             if loop.time() >= ends_s:
                 raise NotAppliedError("unavailable", "No node tells the shard's changes.", shard=shard.id)
             await asyncio.sleep(TRY_S)

@@ -22,6 +22,8 @@ from facade.client.shard import Shard
 from facade.errors import FacadeError
 
 READ_TIMEOUT_S = 4.0
+AWAY_S = 30.0
+"""Who could not be asked for so long counts as if it held nothing any more: whoever waits for it has waited enough."""
 _PLACE_BITS = 16
 _PLACES = (1 << _PLACE_BITS) - 1
 
@@ -50,6 +52,45 @@ class HistoryGoneError(FacadeError):
         super().__init__(f"shard {shard} holds the changes behind revision {oldest}")
         self.shard = shard
         self.oldest = oldest
+
+
+class Holders:
+    """The nodes of a shard that said that they do not hold what follows a position, and those that could not be asked.
+
+    A node that was just killed comes back with all its history: until then nobody knows that the changes are gone.
+    """
+
+    def __init__(self, away_since_s: dict[Node, float] | None = None) -> None:
+        """Begins without answers; since when nodes are away may be known already."""
+        self._gone: dict[Node, HistoryGoneError] = {}
+        self._away_since_s: dict[Node, float] = {} if away_since_s is None else away_since_s
+
+    def asked_anew(self) -> Holders:
+        """The same nodes, to be asked for another position: what is known is only for how long some are away."""
+        return Holders(self._away_since_s)
+
+    def hold_not(self, node: Node, error: HistoryGoneError) -> None:
+        """Notes that a node does not hold what follows the position."""
+        self._gone[node] = error
+        self._away_since_s.pop(node, None)
+
+    def away(self, node: Node, now_s: float) -> None:
+        """Notes that a node could not be asked."""
+        self._away_since_s.setdefault(node, now_s)
+
+    def serves(self, node: Node) -> None:
+        """Notes that a node tells the changes: what others said is of no interest any more."""
+        self._gone.clear()
+        self._away_since_s.pop(node, None)
+
+    def verdict(self, nodes: Collection[Node], now_s: float) -> HistoryGoneError | None:
+        """The error of the node that reaches back furthest, once no node can hold the changes any more."""
+        if not self._gone:
+            return None
+        for node in nodes:
+            if node not in self._gone and now_s - self._away_since_s.get(node, now_s) < AWAY_S:
+                return None
+        return min(self._gone.values(), key=lambda each: each.oldest)
 
 
 class FuturePositionError(FacadeError):
@@ -90,6 +131,7 @@ class WatchStream:
         node: The node that sends the changes.
         position: The position to go on from; all changes before it were told.
         oldest: The revision behind which the node holds all changes, as it said last.
+        entry: The last entry of the log of which it is known that all changes up to it were told; 0 before that.
     """
 
     def __init__(self, shard: Shard, node: Node, request: doug_pb2.WatchRequest) -> None:
@@ -97,6 +139,7 @@ class WatchStream:
         self.node = node
         self.position = 0
         self.oldest = 0
+        self.entry = 0
         self._shard = shard
         self._call: WatchCall = node.open_watch(request)
 
@@ -116,6 +159,7 @@ class WatchStream:
             raise WatchBrokenError("UNAVAILABLE", f"{self.node.id} is from before its shard was recovered")
         self.position = behind(first.revision)
         self.oldest = first.oldest
+        self.entry = first.applied_index
 
     async def changes(self) -> list[Change]:
         """The next changes, maybe none; ``position`` moves behind them.
@@ -131,6 +175,7 @@ class WatchStream:
             raise WatchBrokenError("INVALID", f"{self.node.id}: {error}") from error
         self.position = max(self.position, behind(batch.revision))
         self.oldest = batch.oldest
+        self.entry = max(self.entry, batch.applied_index)
         return changes
 
     def close(self) -> None:

@@ -7,7 +7,9 @@ Must not know gRPC.
 Invariants:
 1. For every shard, all wanted changes before its position were sent, each once and in order, and none behind it.
 2. An id is sent only if a watch can go on behind it without loss or repeat.
-3. A client that does not read costs what waits in its connection, and nothing else.
+3. A client that does not read costs what waits in its connection, and nothing else: no stream from a node, and no
+   place among those that catch up.
+4. Progress is told every ``PROGRESS_S``, also while changes that were missed keep coming.
 
 Source: docs/api.md, Watches.
 """
@@ -32,8 +34,8 @@ from facade.routes import problem
 from facade.routes.body import DisconnectedError
 from facade.routes.raw import RawRequest
 from facade.routes.watch import ids as watch_ids
-from facade.routes.watch.audience import PROGRESS_S, Audience, Place, progress_frame
-from facade.routes.watch.frames import RETRY, change_frame, data_of, frame, resync_frame
+from facade.routes.watch.audience import COMMENT_S, PROGRESS_S, Audience, Place, progress_frame
+from facade.routes.watch.frames import COMMENT, RETRY, change_frame, data_of, frame, resync_frame
 from facade.routes.watch.request import Form, Selection, WatchAsked
 
 SLICE = 256
@@ -43,6 +45,8 @@ UNREAD_BYTES_MAX = 256 << 10
 LOOK_S = 1.0
 """While nothing comes, a watch that is not with the others looks so often whether its client is there."""
 OPEN_S = 5.0
+HOLD_S = 1.0
+"""A client that leaves what was written unread for so long gives its place among those that catch up to others."""
 
 
 class _RefusedError(Exception):
@@ -79,7 +83,8 @@ class Session:
         self._here = False
         self._refused = False
         self.caller = ANYONE
-        self._told_s = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._told_s = self._progress_s = self._loop.time()
         self._parts: list[_Part] = []
         self.positions: dict[int, int] = {}
         self._cluster = audience.place().cluster
@@ -118,6 +123,7 @@ class Session:
     def left_behind(self, positions: dict[int, int]) -> None:
         """Takes the positions up to which it was told: it is not in the audience any more."""
         self._here = False
+        self._progress_s = self._loop.time()  # With the others it was told often enough.
         self.positions = {shard: positions.get(shard, self.positions[shard]) for shard in self._feeds}
         self._exchange.message_event.set()
 
@@ -147,7 +153,9 @@ class Session:
             await self._write(RETRY)
         if self._asked.snapshot:
             await self._snapshot()
-        await self._write(self._progress())
+            if self._over():
+                return
+        await self._tell_progress()
         while not self._over():
             await self._exchange.drained()
             self._check()
@@ -190,8 +198,7 @@ class Session:
                     continue
                 events, upto = found
                 await self._send(events)
-                self.positions[number] = upto
-                self._drop_parts()
+                await self._came_to(number, upto)
             if not behind_any and not self._parts:
                 return
             if not behind_any:
@@ -204,9 +211,16 @@ class Session:
                 await feed.moved()
         except TimeoutError:
             pass
-        if asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
-            await self._write(self._progress())
+        if self._loop.time() - self._progress_s >= PROGRESS_S:
+            await self._tell_progress()
         self._check()
+
+    async def _came_to(self, number: int, position: int) -> None:
+        """Notes that all changes of a shard before a position were sent, and tells so now and then."""
+        self.positions[number] = position
+        self._drop_parts()
+        if self._loop.time() - self._progress_s >= PROGRESS_S:
+            await self._tell_progress()
 
     async def _from_node(self, number: int, feed: Feed) -> None:
         """Sends what the ring does not hold any more, by a stream of its own, until the ring holds the rest.
@@ -219,14 +233,26 @@ class Session:
         request = request_of(position, selection.start, selection.end, selection.kinds, values=self.form.values)
         try:
             async with self._streams.catch_up(request, number, OPEN_S) as stream:
-                while position < feed.floor and not self._over():
+                while position < feed.floor and not self._over() and await self._reads():
                     changes = await stream.changes()
                     events = [Event(number, change) for change in changes]
                     await self._send([event for event in events if event.order >= position])
-                    position = self.positions[number] = max(position, stream.position)
-                    self._drop_parts()
+                    position = max(position, stream.position)
+                    await self._came_to(number, position)
         except (WatchBrokenError, NotAppliedError):
             await self._wait(feed)
+        # Without a place it may take as long as it likes.
+        await self._exchange.drained()
+        self._check()
+
+    async def _reads(self) -> bool:
+        """Whether the client takes most of what was written within a moment."""
+        try:
+            async with asyncio.timeout(HOLD_S):
+                await self._exchange.drained()
+        except TimeoutError:
+            return False
+        return True
 
     # Sending.
 
@@ -243,8 +269,6 @@ class Session:
         if parts:
             self._audience.counts.events += len(parts)
             await self._write(b"".join(parts))
-        elif asyncio.get_running_loop().time() - self._told_s >= PROGRESS_S:
-            await self._write(self._progress())
 
     def _place(self, positions: dict[int, int]) -> Place:
         return self._audience.place()._replace(cluster=self._cluster, positions=positions)
@@ -252,8 +276,9 @@ class Session:
     def _identity(self, positions: dict[int, int]) -> bytes:
         return b"" if self._parts else watch_ids.encode(*self._place(positions)).encode()
 
-    def _progress(self) -> bytes:
-        return progress_frame(self._place(self.positions), self.form, told=not self._parts)
+    async def _tell_progress(self) -> None:
+        await self._write(progress_frame(self._place(self.positions), self.form, told=not self._parts))
+        self._progress_s = self._loop.time()
 
     async def _write(self, content: bytes) -> None:
         """Sends bytes, once the client has taken most of those before.
@@ -265,7 +290,7 @@ class Session:
         if self._refused:
             raise _RefusedError
         await self._request.send(content, more=True)
-        self._told_s = asyncio.get_running_loop().time()
+        self._told_s = self._loop.time()
         self._check()
 
     def _check(self) -> None:
@@ -275,14 +300,14 @@ class Session:
     # The entries at the beginning.
 
     async def _snapshot(self) -> None:
-        """Sends what is there, and begins behind it."""
+        """Sends what is there, and begins behind it; what is sent is not all if the watch comes to its end before."""
         selection = self.selection
         rest: ScanQuery | None = ScanQuery(
             selection.start, selection.end, keys_only=not self.form.values, verb=Verb.WATCH
         )
         put = int(ChangeKind.PUT) in selection.kinds
         delay_s = 0.01
-        while rest is not None:
+        while rest is not None and not self._over():
             last: ScanRecord | None = None
             try:
                 async with self._scans.open(rest) as scan:
@@ -290,12 +315,15 @@ class Session:
                     positions = {shard: behind(revision) for shard, revision in scan.revisions.items()}
                     self._parts.append(_Part(None, positions))
                     if not put:
+                        rest = None
                         break
                     async for batch in scan.batches():
                         for first in range(0, len(batch), SLICE):
                             some = batch[first : first + SLICE]
                             await self._write(b"".join([self._entry(record) for record in some]))
                             last = some[-1]
+                            if self._over():
+                                return
                 rest = None
             except (UnauthenticatedError, ForbiddenError):
                 self._refused = True
@@ -307,8 +335,12 @@ class Session:
                     rest = rest.behind(last)
                 elif self._parts and self._parts[-1].upto is None:
                     self._parts.pop()
+                if not self.form.lines and self._loop.time() - self._told_s >= COMMENT_S:
+                    await self._write(COMMENT)
                 await asyncio.sleep(delay_s)
                 delay_s = min(1.0, 2 * delay_s)
+        if rest is not None:
+            return
         for number in self._feeds:
             self.positions[number] = min(part.positions[number] for part in self._parts)
         self._drop_parts()

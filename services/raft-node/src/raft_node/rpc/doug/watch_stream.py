@@ -95,7 +95,13 @@ async def send(replica: Replica, request: pb.WatchRequest, write: Write) -> None
         cluster_id = replica.peers.me.cluster_id
         # At once: the caller learns that it is being served, and from where on.
         await write(
-            pb.WatchBatch(revision=upto, oldest=watches.oldest, receipt=replica.receipt(), cluster_id=cluster_id)
+            pb.WatchBatch(
+                revision=upto,
+                oldest=watches.oldest,
+                receipt=replica.receipt(),
+                cluster_id=cluster_id,
+                applied_index=_told_entry(replica, upto),
+            )
         )
         await _tell(replica, watch, write, progress_s, messages=request.messages)
     finally:
@@ -122,15 +128,21 @@ async def _tell(replica: Replica, watch: Watch, write: Write, progress_s: float,
             # Many changes of other keys may be skipped; the position is told from time to time.
             await asyncio.sleep(0)
             continue
-        await write(_batch(told, watch, watches.revision, watches.oldest, messages=messages))
+        await write(_batch(told, watch, replica, messages=messages))
         sent_s = loop.time()
         # A window that never shuts must not keep the loop from heartbeats.
         await asyncio.sleep(0)
 
 
-def _batch(told: Told | None, watch: Watch, applied: int, oldest: int, *, messages: bool) -> pb.WatchBatch:
-    upto = min(watch.position.mark, applied) if told is None else told.upto
-    batch = pb.WatchBatch(revision=upto, oldest=oldest)
+def _told_entry(replica: Replica, upto: int) -> int:
+    """The entry up to which all was told with a revision; 0 if not all is that is applied here."""
+    return replica.driver.applied_index if upto >= replica.watches.revision else 0
+
+
+def _batch(told: Told | None, watch: Watch, replica: Replica, *, messages: bool) -> pb.WatchBatch:
+    watches = replica.watches
+    upto = min(watch.position.mark, watches.revision) if told is None else told.upto
+    batch = pb.WatchBatch(revision=upto, oldest=watches.oldest, applied_index=_told_entry(replica, upto))
     if told is None or not told.records:
         return batch
     if not messages:
