@@ -120,8 +120,11 @@ def error_of_problem(status: int, problem: Mapping[str, Any], *, write: bool, ke
 def _error_of(status: int, problem: Mapping[str, Any], *, write: bool, key: str) -> DougdbError:
     code = str(problem.get("code", ""))
     detail = str(problem.get("detail") or problem.get("title") or "no reason was given")
-    if status == 404 and key and (not write or code == "not_found"):
+    if status == 404 and key and code == "not_found":
         return KeyNotFoundError(key)
+    if status == 404 and not code:
+        # A facade always says a code. Another server knows nothing of keys, and so cannot say that one is missing.
+        detail += "; does the URL lead to a facade?"
     if code == "history_gone":
         return HistoryGoneError(detail)
     if status < 500:

@@ -89,7 +89,9 @@ def test_status(store: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "get_code", "put_code"),
     [
-        (httpx.Response(404), 3, 1),
+        (httpx.Response(404, json={"code": "not_found"}), 3, 3),
+        (httpx.Response(404), 1, 1),
+        (httpx.Response(404, json={"code": "unknown_route"}), 1, 1),
         (httpx.Response(400, json={"detail": "no"}), 1, 1),
         (httpx.Response(503, json={"outcome": "not_applied"}), 4, 4),
         (httpx.Response(504, json={"outcome": "unknown"}), 4, 5),
@@ -104,6 +106,14 @@ def test_exit_codes(store: Any, answer: Any, get_code: int, put_code: int) -> No
     assert (read.exit_code, written.exit_code) == (get_code, put_code)
     assert read.stderr.startswith("dougctl: ")
     assert read.stdout == written.stdout == ""
+
+
+def test_who_shows_no_token_is_told_how(store: Any) -> None:
+    store.script = [
+        httpx.Response(401, json={"code": "unauthenticated", "detail": "Send Authorization: Bearer TOKEN."})
+    ]
+    result = run("get", "k", "--deadline", "0")
+    assert (result.exit_code, "DOUGDB_TOKEN" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

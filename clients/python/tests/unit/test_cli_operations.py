@@ -43,12 +43,16 @@ def test_conditions_counters_and_expiry(store: Any) -> None:
     assert store.ttls[b"k"] == "30s"
     result = run("put", "k", "w", "--if-absent")
     assert (result.exit_code, "412" in result.stderr) == (1, True)
+    assert ".;" not in result.stderr
     assert run("put", "k", "w", "--if-revision", "7").exit_code == 0
     assert run("get", "k", "--if-revision", "7").exit_code == 1
     assert run("touch", "k", "5m", "--if-revision", "8").exit_code == 0
     assert store.ttls[b"k"] == "5m"
     assert run("touch", "absent", "5m").exit_code == 3
     assert run("increment", "n").stdout == "1\n"
+    assert run("increment", "n", "-2").stdout == "-1\n"
+    assert run("increment", "n", "2").stdout == "1\n"
+    assert run("increment", "n", "--if-exits").exit_code == run("increment", "n", "-x").exit_code == 2
     document = json.loads(run("increment", "n", "--json", "--", "-5").stdout)
     assert (document["value"], document["key"]) == ("-4", "n")
     assert run("increment", "k").exit_code == 1

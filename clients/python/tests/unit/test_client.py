@@ -116,6 +116,18 @@ def test_a_missing_key_of_another_route_is_no_missing_key(
         client.cluster()
 
 
+def test_another_server_cannot_say_that_a_key_is_missing(store: Any) -> None:
+    """It has no problem documents; with them, what is missing may also be the route, or the shard."""
+    page = httpx.Response(404, html="<h1>Not Found</h1>")
+    told = httpx.Response(404, json={"code": "unknown_route", "detail": "There is nothing at this path."})
+    store.script = [page, page, told, told]
+    with client_of(store) as client:
+        for reason in ("does the URL lead to a facade", "nothing at this path"):
+            for call in (lambda: client.get("k"), lambda: client.touch("k", 5)):
+                with pytest.raises(RejectedError, match=reason):
+                    call()
+
+
 def test_what_was_never_sent_was_not_applied(store: Any) -> None:
     store.script = [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.ReadTimeout("slow")]
     store.script += [httpx.RemoteProtocolError("closed"), httpx.ReadTimeout("slow")]

@@ -93,6 +93,11 @@ def test_older_events_that_were_left_out_are_mentioned(store: Any) -> None:
     store.script = [answer(0, event("shard-0-0", 1, 0, "a"), cut=True)]
     assert "left out" in run("--shard", "0", "--limit", "1").stderr
     assert store.requests[0].url.params["limit"] == "1"
+    store.script = [
+        httpx.Response(200, json={"shards": [{"id": 0, "nodes": []}, {"id": 1, "nodes": []}]}),
+        *(answer(shard, event(f"shard-{shard}-0", 1, 0, "a"), cut=True) for shard in range(2)),
+    ]
+    assert run("--limit", "1").stderr.count("left out") == 1
 
 
 def test_following_shows_each_event_once(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

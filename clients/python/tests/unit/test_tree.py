@@ -136,10 +136,10 @@ async def test_an_eventual_read_may_lag_a_little(tree: Path, store: Any, make_pr
     client, copy = copy_of(store, FakeTime())
     async with client:
         await copy.store(found.files)
-        store.script = [make_problem(404), make_problem(404)]
+        store.script = [make_problem(404, code="not_found"), make_problem(404, code="not_found")]
         await copy.verify(found.files, Consistency.EVENTUAL)
         assert not copy.problems
-        store.script = [make_problem(404)]
+        store.script = [make_problem(404, code="not_found")]
         await copy.verify(found.files, Consistency.LINEARIZABLE)
     assert [problem.kind for problem in copy.problems] == [ProblemKind.MISSING]
 

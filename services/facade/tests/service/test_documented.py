@@ -1,4 +1,7 @@
-"""Every example of docs/api.md is run by a shell, with curl, against a facade of its own in front of fake nodes."""
+"""Every example of docs/api.md and README.md is run by a shell, with curl.
+
+It meets a facade of its own in front of fake nodes.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,23 @@ pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
 ROOT = Path(__file__).parents[4]
-DOCUMENT = ROOT / "docs" / "api.md"
+DOCUMENTS = (ROOT / "docs" / "api.md", ROOT / "README.md")
 ASSIGNED = re.compile(r"[a-z_]+=\$\(")
 EXPECTED = {"200", "204", "404", "412"}
 """404 and 412: some examples are about what is not there, or has another revision."""
 
 
 class Example(NamedTuple):
-    """A command of the document, and the variables that are set before it in the same block."""
+    """A command of the documents, and the variables that are set before it in the same block."""
 
     setup: str
     command: str
 
 
 def blocks() -> list[str]:
-    """The parts of the document that are indented."""
+    """The parts of the documents that are indented."""
     found: list[str] = []
-    for line in ("", *DOCUMENT.read_text().splitlines()):
+    for line in ("", *(line for document in DOCUMENTS for line in document.read_text().splitlines())):
         if not line.startswith("    "):
             found.append("")
         else:
@@ -42,7 +45,7 @@ def blocks() -> list[str]:
 
 
 def examples() -> list[Example]:
-    """The commands of the document, with what is continued after a backslash or within quotes."""
+    """The commands of the documents, with what is continued after a backslash or within quotes."""
     found: list[Example] = []
     for block in blocks():
         setup, command = "", ""
@@ -63,6 +66,14 @@ def test_the_document_has_an_example_for_every_route_of_keys() -> None:
     for route in ("-X PUT", "-X DELETE", "-X POST", ":increment", ":touch?ttl=", "/v1/ops/", "/v1/batch", "/v1/txn",
                   "application/x-ndjson", "?prefix=", "If-Match", "If-None-Match", "Idempotency-Key"):  # fmt: skip
         assert route in text, route
+
+
+def test_curl_is_told_to_leave_braces_in_urls_alone() -> None:
+    """Without ``-g`` it takes ``{ann}`` for a list of one, and asks for the key ``ann``."""
+    urls = re.compile(r"'?localhost:8080[^ \n]*")
+    braced = [each.command for each in examples() if any("{" in url for url in urls.findall(each.command))]
+    assert braced
+    assert all(" -g " in command for command in braced), braced
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")

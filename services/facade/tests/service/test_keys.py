@@ -151,6 +151,18 @@ async def test_bad_requests(make_facade: MakeFacade, method: str, target: str, s
         assert "GET" in answer.headers["allow"]
 
 
+async def test_errors_are_told_in_our_words(make_facade: MakeFacade) -> None:
+    """Not in those of the libraries that found them."""
+    facade = await make_facade(nodes=1)
+    for method, target, said in (
+        ("GET", "/v1/nothing", "There is nothing at this path; GET /docs shows what there is."),
+        ("POST", "/v1/cluster", "There is no POST here."),
+        ("GET", "/v1/shards/00/members", "path.shard: a shard is a decimal number without"),
+    ):
+        answer = await facade.http.request(method, target)
+        assert answer.json()["detail"].startswith(said), answer.text
+
+
 async def test_consistency_by_header_and_by_both(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     await facade.http.put("/v1/kv/k", content=b"v")

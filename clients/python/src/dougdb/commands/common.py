@@ -131,11 +131,15 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def told(error: DougdbError) -> str:
-    """The message of an error; of a condition that did not hold also the key's present revision."""
-    if not isinstance(error, PreconditionFailedError):
+    """The message of an error, with what helps: the key's present revision, or how a token is shown."""
+    if isinstance(error, PreconditionFailedError):
+        now = error.current_revision
+        more = "there is no such key" if now is None else f"the key has revision {now}"
+    elif error.code == "unauthenticated":
+        more = "DOUGDB_TOKEN, or a file that --token-file names, has the token that dougctl shows"
+    else:
         return str(error)
-    now = error.current_revision
-    return f"{error}; {'there is no such key' if now is None else f'the key has revision {now}'}"
+    return f"{str(error).removesuffix('.')}; {more}"
 
 
 def remote(function: Callable[..., R]) -> Callable[..., R]:

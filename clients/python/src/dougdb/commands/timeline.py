@@ -123,9 +123,9 @@ def _show(timelines: Sequence[Timeline], *, as_json: bool) -> None:
     for event in merge(timelines):
         print(line_of(event))
     sys.stdout.flush()
+    if any(timeline.cut for timeline in timelines):
+        print("older events were left out; --limit allows more of each shard", file=sys.stderr)
     for timeline in timelines:
-        if timeline.cut:
-            print("older events were left out; --limit allows more", file=sys.stderr)
         _name_unreachable(timeline.unreachable)
 
 

@@ -41,6 +41,7 @@ from facade.client.access import Access, Caller, check_any, current
 from facade.client.auth_state import AuthState
 from facade.errors import BadRequestError, NotAppliedError, ProblemError, SettingsError, UnauthenticatedError
 from facade.routes.auth import Session
+from facade.routes.problem import NOTHING_HERE
 from facade.routes.raw import request_id_of
 from facade.settings import PREFIX, Settings
 
@@ -165,7 +166,7 @@ class Gate:
     def _no_rule(self, method: str, raw_path: bytes, path: str) -> BadRequestError:
         methods = self._rules.methods(raw_path, path)
         if not methods:
-            return BadRequestError("unknown_route", "There is nothing here.", status=404)
+            return BadRequestError("unknown_route", NOTHING_HERE, status=404)
         allow = ((b"allow", ", ".join(methods).encode()),)
         return BadRequestError("method_not_allowed", f"There is no {method[:32]} here.", status=405, headers=allow)
 

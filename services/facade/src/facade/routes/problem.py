@@ -109,6 +109,10 @@ TITLES = {
     "wrong_shard": "The key is being moved",
 }
 
+NOTHING_HERE = "There is nothing at this path; GET /docs shows what there is."
+_PLAIN = {"unknown_route": NOTHING_HERE, "method_not_allowed": "There is no {method} here."}
+"""What is said in place of Starlette's words."""
+
 
 def document(error: ProblemError) -> bytes:
     """The problem document of an error."""
@@ -174,14 +178,16 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         told["Allow"] = _methods_at(request)
     extra = tuple((name.lower().encode(), value.encode()) for name, value in told.items())
-    return response(ProblemError(code, f"{error.detail}.", status=error.status_code, headers=extra))
+    detail = _PLAIN.get(code, "{detail}.").format(detail=error.detail, method=request.method[:32])
+    return response(ProblemError(code, detail, status=error.status_code, headers=extra))
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return response(ProblemError("bad_request", f"{where}: {first['msg']}.", status=400))
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return response(ProblemError("bad_request", f"{where}: {reason}.", status=400))
 
 
 def install(app: FastAPI) -> None:
