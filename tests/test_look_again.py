@@ -27,6 +27,10 @@ class Runs:
         return self._answers.pop(0)
 
 
+def test_a_test_of_a_service_speaks_over_real_sockets() -> None:
+    assert not why_not([UNIT._replace(test="services/facade/tests/service/test_a.py::test_unit")])
+
+
 def test_what_passes_is_run_once() -> None:
     runs = Runs([], first=0)
     assert main(["-x", "tests"], runs) == 0
@@ -58,9 +62,9 @@ def test_a_run_that_did_not_come_to_its_end_counts(code: int) -> None:
     ("failures", "reason"),
     [
         ([], "no test failed"),
-        ([UNIT], "test_unit needs no real processes"),
+        ([UNIT], "test_unit needs no machine"),
         ([LOSS], "test_loss checks that nothing is lost"),
-        ([GAP, UNIT], "test_unit needs no real processes"),
+        ([GAP, UNIT], "test_unit needs no machine"),
         ([GAP._replace(test=str(number)) for number in range(FAILED_MAX + 1)], f"{FAILED_MAX + 1} tests failed"),
     ],
 )

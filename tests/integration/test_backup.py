@@ -200,6 +200,7 @@ def tables_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*.sst")}
 
 
+@pytest.mark.slow
 def test_an_encrypted_one_is_restored_for_all_nodes_or_sent_to_one(saved: Saved, tmp_path: Path) -> None:
     key, public, data = tmp_path / "backup.key", tmp_path / "backup.pub", tmp_path / "new"
     public.write_text(dougctl_run(saved.cluster, "backup", "keygen", str(key)).stdout)

@@ -1,6 +1,6 @@
-"""Who may do what, asked and changed over HTTP (``/v1/auth``): for those who look after users, roles and tokens.
+"""Reads and changes users, roles and tokens over HTTP (``/v1/auth``).
 
-Must not know command lines. Invariant: a token is in no error and in no ``repr``.
+Must not know command lines. Invariant: no error and no ``repr`` shows a token.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class AccessClient:
     """A blocking client of one facade for ``/v1/auth``. Use it in a ``with`` block, or call ``close``.
 
     Args:
-        url: Where the facade listens.
+        url: The URL of the facade.
         ca_file: The authority that signs the facade's certificate (PEM), for HTTPS.
-        token: What is shown to say who asks; that of the environment variable DOUGDB_TOKEN without it.
+        token: The token that is sent with every request; None for that of the environment variable DOUGDB_TOKEN.
         transport: Another httpx transport, for tests.
     """
 
@@ -62,23 +62,23 @@ class AccessClient:
         self._http.close()
 
     def whoami(self) -> Document:
-        """Who asks, and what they may do."""
+        """The principal of the token, and the principal's grants."""
         return self._send("GET", "whoami")
 
     def can_i(self, verb: str, *, key: str | None = None, prefix: str | None = None) -> bool:
-        """Whether whoever asks may do something with a key, or with all keys of a prefix."""
+        """Whether the principal of the token may use a verb for a key, or for all keys of a prefix."""
         given = {"verb": verb, "key": key, "prefix": prefix}
         found = self._send("GET", "can-i", params={name: value for name, value in given.items() if value is not None})
         return bool(found["allowed"])
 
     def init(self) -> Document:
-        """Makes the first token, which may do everything; its text is in the answer alone."""
+        """Makes the first token, which may do everything; only this answer has its text."""
         return self._send("POST", "init", write=True)
 
     def create_token(
         self, name: str, *, allow: list[str] | None = None, roles: list[str] | None = None, ttl: str | None = None
     ) -> Document:
-        """Makes a token; its text is in the answer alone."""
+        """Makes a token; only this answer has its text."""
         wanted = {"name": name, "allow": allow or [], "roles": roles or []} | ({} if ttl is None else {"ttl": ttl})
         return self._send("POST", "tokens", json=wanted, write=True)
 
@@ -87,7 +87,7 @@ class AccessClient:
         return list(self._send("GET", "tokens")["tokens"])
 
     def revoke_token(self, name: str) -> list[Document]:
-        """Ends a token; returns those that are left."""
+        """Revokes a token; returns the tokens that are left."""
         return list(self._send("DELETE", f"tokens/{quote(name, safe='')}", write=True)["tokens"])
 
     def roles(self) -> list[Document]:
@@ -95,16 +95,16 @@ class AccessClient:
         return list(self._send("GET", "roles")["roles"])
 
     def set_role(self, name: str, allow: list[str]) -> list[Document]:
-        """Makes a role, or gives it other grants; returns all roles."""
+        """Makes a role, or replaces its grants; returns all roles."""
         path = f"roles/{quote(name, safe='')}"
         return list(self._send("PUT", path, json={"allow": allow}, write=True)["roles"])
 
     def delete_role(self, name: str) -> list[Document]:
-        """Removes a role, and takes it from whoever has it; returns those that are left."""
+        """Removes a role, and takes it from all principals that have it; returns the roles that are left."""
         return list(self._send("DELETE", f"roles/{quote(name, safe='')}", write=True)["roles"])
 
     def users(self) -> list[Document]:
-        """Principals that were given roles."""
+        """The principals that were given roles."""
         return list(self._send("GET", "users")["users"])
 
     def grant_role(self, role: str, principal: str) -> list[Document]:

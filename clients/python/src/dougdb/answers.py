@@ -1,6 +1,6 @@
-"""What an answer is, and which error a failed one stands for. Pure functions, no network.
+"""The answer to a request, and the error that a failed answer stands for. Pure functions, no network.
 
-Invariant: a failed write raises what says "not applied" only where that is certain. In doubt it is
+Invariant: the error of a failed write says "not applied" only if that is certain. Otherwise it is an
 ``OutcomeUnknownError``.
 """
 
@@ -32,7 +32,7 @@ from dougdb.errors import (
 
 STORED_ENCODING = "Doug-Stored-Encoding"
 """The header to which ``Content-Encoding`` is renamed, so that httpx does not undo it: values stay as stored."""
-# These did not get as far as the request: no byte of it was sent.
+# These errors happen before the request is sent: no byte of it has left.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 _REJECTED: Mapping[str, type[RejectedError]] = {
     "precondition_failed": PreconditionFailedError,
@@ -46,7 +46,7 @@ _UNAVAILABLE_STATUSES = frozenset({502, 503, 504, 507})
 
 
 class Answer(NamedTuple):
-    """An answer, read to its end.
+    """An answer that was read to its end.
 
     Attributes:
         status: The HTTP status.
@@ -79,7 +79,7 @@ class Answer(NamedTuple):
 
 
 def hide_encoding(headers: httpx.Headers) -> None:
-    """Renames ``Content-Encoding``, before httpx can undo it."""
+    """Renames the header ``Content-Encoding``, so that httpx leaves the content as it was stored."""
     encoding = headers.get("Content-Encoding")
     if encoding is not None:
         del headers["Content-Encoding"]
@@ -104,7 +104,7 @@ def error_of(answer: Answer, *, write: bool, key: str = "") -> DougdbError:
 
 
 def error_of_problem(status: int, problem: Mapping[str, Any], *, write: bool, key: str = "") -> DougdbError:
-    """The error that a problem document stands for, also one of an operation among others.
+    """The error that a problem document stands for; also that of one operation of a batch.
 
     Args:
         status: The HTTP status.
@@ -123,7 +123,7 @@ def _error_of(status: int, problem: Mapping[str, Any], *, write: bool, key: str)
     if status == 404 and key and code == "not_found":
         return KeyNotFoundError(key)
     if status == 404 and not code:
-        # A facade always says a code. Another server knows nothing of keys, and so cannot say that one is missing.
+        # A facade always gives a code. A 404 without one is of another server, and tells nothing about the key.
         detail += "; does the URL lead to a facade?"
     if code == "history_gone":
         return HistoryGoneError(detail)

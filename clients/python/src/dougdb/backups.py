@@ -1,13 +1,14 @@
-"""Backups on disk: one directory for each, with a directory for each shard, and a manifest (docs/formats.md, Backup).
+"""Writes, reads, lists and removes backups: directories of shards with a manifest (docs/formats.md, Backup).
 
-Plain files and nothing else: it knows neither HTTP nor terminals. ``raft_node`` reads the same files, and shares no
-code with this package; a test of both keeps them together.
+Must not know HTTP or terminals. ``raft_node`` reads the same files and shares no code with this package; a test writes
+backups with this package and reads them with ``raft_node``.
 
 Invariants:
 
-1. The manifest ``BACKUP.json`` is written last, when all that it lists is durable: a directory without it is no backup.
-2. Only files that a shard's state consists of are written, and only below the backup's own directory.
-3. Of a backup that is made for recipients nothing but the manifest is ever on disk unencrypted.
+1. The manifest ``BACKUP.json`` is written last, when all files that it lists are durable: a directory without it is no
+   backup.
+2. Only files of a shard's state are written, and only below the backup's own directory.
+3. Of an encrypted backup only the manifest is ever on disk unencrypted.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ MANIFEST = "BACKUP.json"
 FACTS = "SHARD.json"
 FORMAT = 1
 SEALED_FORMAT = 2
-"""Of a backup whose files are encrypted."""
+"""The format of a backup whose files are encrypted."""
 READ_BYTES = 1 << 20
 FACTS_BYTES_MAX = 16 << 20
 INCOMPLETE_KEPT_S = 24 * 3600
-"""A backup that was not finished may still be under way for so long, and is left alone."""
+"""An unfinished backup that is younger is left alone, because it may still be under way."""
 
 _FILE_NAME = re.compile(r"CHECKPOINT|[0-9]{6,20}\.sst")
 _BACKUP_ID = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{8}")
@@ -52,7 +53,7 @@ class BackupError(Exception):
 
 
 class IncompleteError(BackupError):
-    """What was received is not what was announced. It may be asked for again."""
+    """The received data is cut off or differs from its own list of files. A new request may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class BackupFile:
     """A file of a shard's state, with the XXH3_64 of all its bytes in hexadecimal digits.
 
     Attributes:
-        sealed: The same of what lies on disk of it, if that is encrypted.
+        sealed: The size and the XXH3_64 of the encrypted file on disk; None if the file is not encrypted.
     """
 
     name: str
@@ -70,12 +71,12 @@ class BackupFile:
 
     @property
     def disk_name(self) -> str:
-        """What it is called on disk."""
+        """The name of the file on disk."""
         return self.name if self.sealed is None else self.name + sealing.SUFFIX
 
     @property
     def on_disk(self) -> tuple[int, str]:
-        """Size and checksum of what lies on disk."""
+        """The size and the checksum of the file on disk."""
         return self.sealed or (self.size_bytes, self.xxh3)
 
 
@@ -85,12 +86,12 @@ class ShardCut:
 
     Attributes:
         shard: The shard's number.
-        index: The last log entry that it includes.
+        index: The index of the last log entry that the state includes.
         log_time_us: The log time as of that entry, microseconds since the epoch.
         voters: The names of the voters as of that entry.
-        node: The node that sent its copy.
-        files: The files of the copy.
-        document: All that is known of it, as it stands in the manifest.
+        node: The name of the node that sent the state.
+        files: The files of the state.
+        document: The shard's part of the manifest.
     """
 
     shard: int
@@ -103,7 +104,7 @@ class ShardCut:
 
     @property
     def size_bytes(self) -> int:
-        """What its files take."""
+        """The sum of the sizes of the shard's files."""
         return sum(file.size_bytes for file in self.files)
 
 
@@ -112,11 +113,11 @@ class Backup:
     """A backup that was finished.
 
     Attributes:
-        path: Its directory.
-        backup_id: What no other is called; its directory's name, unless somebody renamed that.
+        path: The directory of the backup.
+        backup_id: The unique id of the backup; it is the directory's name, unless the directory was renamed.
         cluster_id: The id of the cluster that was backed up.
-        begun_us: When it was begun: every write that was acknowledged before is in it.
-        shards: All of them, by number.
+        begun_us: When the backup began: it has every write that was acknowledged before.
+        shards: All shards, by number.
         document: The manifest.
     """
 
@@ -129,17 +130,17 @@ class Backup:
 
     @property
     def encrypted(self) -> bool:
-        """Whether its files are for the holders of a key only."""
+        """Whether the files are encrypted."""
         return any(file.sealed is not None for cut in self.shards for file in cut.files)
 
     @property
     def size_bytes(self) -> int:
-        """What all files take."""
+        """The sum of the sizes of all files."""
         return sum(cut.size_bytes for cut in self.shards)
 
 
 def new_id(now: datetime.datetime) -> str:
-    """A backup's id: when it was begun, and eight digits that tell two of the same second apart."""
+    """A new backup's id: the time, and eight random digits, so that two backups of one second differ."""
     return f"{now.astimezone(datetime.UTC):{_TIME}}-{secrets.token_hex(4)}"
 
 
@@ -149,10 +150,10 @@ def folder_of(shard: int) -> str:
 
 
 def cut_of(document: dict[str, Any]) -> ShardCut:
-    """Reads what a shard's state consists of: ``SHARD.json``, and a part of the manifest.
+    """Reads the description of a shard's state: ``SHARD.json``, or a shard's part of the manifest.
 
     Raises:
-        BackupError: It does not have the form that is documented.
+        BackupError: The document does not have the documented form.
     """
     try:
         files = tuple(_file_of(file) for file in document["files"])
@@ -177,8 +178,8 @@ def _file_of(document: dict[str, Any]) -> BackupFile:
 class _PlainFile(tarfile.TarInfo):
     """A member of a shard's archive.
 
-    Anything but a plain file is refused before tarfile reads on for its sake: sparse maps and long names that are cut
-    off end in errors that are none of its own.
+    A member of another kind is refused before tarfile reads more: damaged sparse maps and long names would raise errors
+    that are no ``tarfile.TarError``.
     """
 
     @classmethod
@@ -186,7 +187,7 @@ class _PlainFile(tarfile.TarInfo):
         """See ``tarfile.TarInfo.frombuf``.
 
         Raises:
-            tarfile.ReadError: It is no plain file.
+            tarfile.ReadError: The member is no plain file.
         """
         member = super().frombuf(buf, encoding, errors)
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
@@ -204,16 +205,17 @@ def receive_shard(
     """Writes the archive of a shard's state into a new directory, durably, and checks every byte of it.
 
     Args:
-        source: The answer of ``GET /v1/shards/{id}/backup``; read as it comes.
-        shard: Which shard was asked for.
-        folder: The directory to be made.
-        begun: Told what it consists of; what it gives is told how many bytes were written.
-        recipients: For whom alone its files are to be readable; None for everybody.
+        source: The answer of ``GET /v1/shards/{id}/backup``, which is read as it arrives.
+        shard: The number of the shard that was requested.
+        folder: The directory to make.
+        begun: Called with the description of the state; returns a function that is called with each number of bytes
+            written.
+        recipients: The only recipients that can decrypt the files; None for files that are not encrypted.
 
     Raises:
-        IncompleteError: It broke off, or is not what it says.
-        OSError: It cannot be written.
-        SealingError: It cannot be encrypted.
+        IncompleteError: The archive is cut off, or its content differs from its description.
+        OSError: The directory cannot be written.
+        SealingError: The files cannot be encrypted.
     """
     folder.mkdir()
     try:
@@ -255,7 +257,7 @@ def _facts(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> ShardCut
 
 
 class Counted:
-    """What is read from a source or written to a target, with its size and checksum."""
+    """Reads from a source or writes to a target, and computes the size and the checksum of the data."""
 
     def __init__(self, other: Any, on_bytes: OnBytes | None = None) -> None:
         self._other = other
@@ -265,24 +267,24 @@ class Counted:
 
     @property
     def facts(self) -> tuple[int, str]:
-        """Size and checksum."""
+        """The size and the checksum of the data so far."""
         return self._size, self._state.hexdigest()
 
     def read(self, size: int) -> bytes:
-        """Reads some."""
+        """Reads at most ``size`` bytes."""
         data: bytes = self._other.read(size)
         self._count(data)
         return data
 
     def write(self, data: bytes) -> int:
-        """Writes all of it, if it goes anywhere."""
+        """Writes all bytes to the target; without a target they are only counted."""
         if self._other is not None:
             self._other.write(data)
         self._count(data)
         return len(data)
 
     def flush(self) -> None:
-        """Has nothing wait."""
+        """Writes the bytes that are still buffered."""
         if self._other is not None:
             self._other.flush()
 
@@ -301,7 +303,7 @@ def _write(
     on_bytes: OnBytes,
     recipients: Recipients | None,
 ) -> dict[str, Any]:
-    """Writes a file durably; returns what the manifest says of it."""
+    """Writes a file durably; returns the file's part of the manifest."""
     content = archive.extractfile(member)
     assert content is not None, "a regular file has content"
     source = Counted(content, on_bytes)
@@ -330,11 +332,11 @@ def finish(
     version: str,
     recipients: Recipients | None = None,
 ) -> Backup:
-    """Makes a backup of what was received. Requires: every shard's directory is durable.
+    """Completes a backup by its manifest. Requires: every shard's directory is durable.
 
     Raises:
-        BackupError: The shards are not those of one cluster.
-        OSError: It cannot be written.
+        BackupError: The shards belong to several clusters.
+        OSError: The manifest cannot be written.
     """
     clusters = sorted({str(cut.document.get("cluster_id")) for cut in cuts})
     if len(clusters) != 1:
@@ -356,10 +358,10 @@ def finish(
 
 
 def write_manifest(path: Path, document: dict[str, Any]) -> None:
-    """Makes a directory a backup, durably.
+    """Writes the manifest durably, by which a directory becomes a backup.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The manifest cannot be written.
     """
     temporary = path / f".{MANIFEST}.tmp"
     with temporary.open("w") as target:
@@ -374,7 +376,7 @@ def write_manifest(path: Path, document: dict[str, Any]) -> None:
 
 
 def with_hash(document: dict[str, Any]) -> dict[str, Any]:
-    """A manifest with its checksum."""
+    """The manifest, with its checksum added."""
     return {**document, "xxh3": _hash_of(document)}
 
 
@@ -386,7 +388,7 @@ def load(path: Path) -> Backup:
     """Reads a backup's manifest.
 
     Raises:
-        BackupError: There is none, or it is damaged.
+        BackupError: The directory has no manifest, or the manifest is damaged.
     """
     try:
         document = json.loads((path / MANIFEST).read_bytes())
@@ -412,13 +414,13 @@ def load(path: Path) -> Backup:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A backup, or what looks like one, in a directory.
+    """A directory that is a complete backup, or an unfinished or damaged one.
 
     Attributes:
-        path: Where.
-        backup: What it is; None when it is not complete.
-        problem: Why not.
-        size_bytes: What its files take now.
+        path: The directory.
+        backup: The backup; None if it is unfinished or damaged.
+        problem: Why there is no complete backup; empty if there is one.
+        size_bytes: The sum of the sizes of the files in it.
     """
 
     path: Path
@@ -428,7 +430,7 @@ class Listed:
 
 
 def list_backups(directory: Path) -> list[Listed]:
-    """Everything in a directory that is a backup or was to become one, oldest first.
+    """All backups in a directory, also unfinished and damaged ones, oldest first.
 
     Raises:
         OSError: The directory cannot be read.
@@ -446,19 +448,19 @@ def list_backups(directory: Path) -> list[Listed]:
 
 
 def remove_old(directory: Path, newest: Backup, keep: int, now_s: float) -> list[Path]:
-    """Removes all but the newest backups of a cluster, and what was begun long ago and never finished.
+    """Removes old backups of a cluster, and backups of any cluster that were begun long ago and never finished.
 
     Args:
-        directory: Where.
-        newest: One that was just made; the others of the same cluster are counted.
-        keep: How many stay, this one included.
-        now_s: The time, seconds since the epoch.
+        directory: The directory of all backups.
+        newest: The backup that was just made; only complete backups of the same cluster are counted.
+        keep: How many of these stay, ``newest`` included.
+        now_s: The time, in seconds since the epoch.
 
     Returns:
-        What was removed.
+        The directories that were removed.
 
     Raises:
-        OSError: One cannot be removed.
+        OSError: A directory cannot be removed.
     """
     listed = list_backups(directory)
     whole = [entry.backup for entry in listed if entry.backup is not None]
@@ -478,10 +480,10 @@ def remove_old(directory: Path, newest: Backup, keep: int, now_s: float) -> list
 
 
 def discard(path: Path) -> None:
-    """Removes a backup, its manifest first, so that what an end in the middle leaves is no backup.
+    """Removes a backup, its manifest first: if the removal is interrupted, the rest is not taken for a backup.
 
     Raises:
-        OSError: It cannot be removed.
+        OSError: The backup cannot be removed.
     """
     (path / MANIFEST).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
-"""A batch: how its operations are split into requests, and which of them are sent again. No network, no clock.
+"""Splits the operations of a batch into requests, and decides which are sent again. No network, no clock.
 
 Invariants:
 
 1. There is one result for each operation, in the order of the operations.
-2. An operation that may have been applied is sent again only under the idempotency key that it had.
+2. An operation that may have been applied is sent again only with the idempotency key of its first attempt.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Group = Sequence[tuple[Operation, str]]
 
 
 def groups(operations: Iterable[Operation]) -> Iterator[Group]:
-    """Splits operations into groups that a request takes, each with its JSON.
+    """Splits operations into groups, each small enough for one request; an operation comes with its JSON.
 
     Raises:
         TypeError: An operation has a wrong type.
-        InvalidArgumentError: An operation makes no sense.
+        InvalidArgumentError: An operation has a wrong value.
     """
     group: list[tuple[Operation, str]] = []
     size = 0
@@ -44,12 +44,12 @@ def groups(operations: Iterable[Operation]) -> Iterator[Group]:
 
 
 class BatchRun:
-    """One group of a batch until all of it is decided.
+    """One group of a batch, until every operation of the group has a result.
 
     Args:
         group: The operations.
         token: The idempotency key of the group; None without one.
-        own_key: Whether the client made the key: then the group may go without one if a shard has no room for keys.
+        own_key: Whether the client made the key: then the group may be sent without it if a shard has no room for keys.
 
     Attributes:
         call: The call to be sent next.
@@ -71,14 +71,14 @@ class BatchRun:
         return self._results
 
     def take(self, found: list[Result]) -> DougdbError | None:
-        """Takes an answer; returns the error for which the rest is to be sent again after a pause, or None."""
+        """Notes an answer; returns the error for which the rest is to be sent again after a pause, or None."""
         self.answered = True
         for place, result in zip(self._left, found, strict=True):
             self._results[place] = result
         if self._own_key and any(isinstance(each.error, IdempotencyFullError) for each in found):
             self._token = None
         if self._token is None:
-            # Without a key only what was certainly not applied is sent again.
+            # Without a key, only operations that were certainly not applied are sent again.
             self._left = [place for place in self._left if self._was_refused(place)]
         again = [error for place in self._left if (error := self._results[place].error) and self._may_help(error)]
         if not again:
@@ -88,7 +88,7 @@ class BatchRun:
         return first if isinstance(first, OutcomeUnknownError) else UnavailableError(str(first))
 
     def fail(self, error: DougdbError) -> None:
-        """Gives the operations that are left this error: they are not sent once more."""
+        """Gives this error to all operations without a result; they are not sent again."""
         for place in self._left:
             before = self._results[place].error
             if before is not None and self._may_help(before):

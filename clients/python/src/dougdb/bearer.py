@@ -1,4 +1,4 @@
-"""The token that a client shows: given, or from the environment. Must not know what it allows."""
+"""The token that a client sends: an argument, or of the environment. Must not know what a token allows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ VARIABLE = "DOUGDB_TOKEN"
 
 
 def headers_of(token: str | None) -> dict[str, str]:
-    """The header that shows a token.
+    """The header ``Authorization`` with a token; empty without a token.
 
     Args:
-        token: The token; None for what the environment variable DOUGDB_TOKEN says, empty for none.
+        token: The token; None for that of the environment variable DOUGDB_TOKEN, empty for no token.
 
     Raises:
-        ValueError: It cannot be a token.
+        ValueError: The text cannot be a token.
     """
     found = os.environ.get(VARIABLE, "").strip() if token is None else token.strip()
     if not found:

@@ -1,7 +1,7 @@
-"""Every call of the key-value interface: the request that it is, and how its answer is read. Pure functions.
+"""Makes the request of every call of the key-value interface, and reads its answer. Pure functions.
 
-Both clients send the same calls; nothing here knows a network, a clock or a thread. Whatever is wrong with the
-arguments is a ``TypeError`` or ``ValueError`` here, before anything is sent.
+Both clients send the same calls. Must not know a network, a clock or a thread. A wrong argument raises ``TypeError`` or
+``ValueError`` here, before anything is sent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Call(Generic[R]):
         harmless: Whether a write may be sent again without an idempotency key.
         repeats: Whether the request is sent again at all.
         codes: Statuses beside 2xx that ``read`` understands.
-        reads: Whether it is a read in the consistency of a session, unless it asks for another one.
+        reads: Whether a session sends the request with its own consistency, unless the request names another one.
     """
 
     method: str
@@ -75,7 +75,7 @@ class Call(Generic[R]):
     reads: bool = False
 
     def keyed(self, token: str | None) -> Call[R]:
-        """The same call with an idempotency key; without one for None."""
+        """The same call with another idempotency key; None removes it."""
         headers = {name: value for name, value in self.headers.items() if name != _KEY_HEADER}
         if token is not None:
             headers[_KEY_HEADER] = checks.idempotency_key(token)

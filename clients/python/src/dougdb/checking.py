@@ -1,7 +1,7 @@
-"""Whether the files of a backup are whole, and a shard of one as a stream for a node that is to be restored.
+"""Checks the files of a backup, and writes a shard of a backup as a stream, from which a node is restored.
 
-Must not know HTTP or terminals. Invariants: (1) a stream that came to its end holds what the manifest says, in size and
-checksum; (2) what is decrypted is written to the stream and nowhere else.
+Must not know HTTP or terminals. Invariants: (1) a complete stream has the sizes and checksums that the manifest names;
+(2) decrypted data is written to the stream only, never to another file.
 
 Source: docs/formats.md, Backup.
 """
@@ -61,12 +61,12 @@ def check_files(backup: Backup, on_bytes: OnBytes, identities: Identities | None
 def unseal_file(
     path: Path, file: BackupFile, identities: Identities, target: BinaryIO | None, on_bytes: OnBytes
 ) -> None:
-    """Decrypts one file, to nowhere if there is no target, and checks what was in it.
+    """Decrypts one file and checks its content; without a target, the content is checked and dropped.
 
     Raises:
-        SealingError: It cannot be decrypted.
-        BackupError: What was in it is not what was backed up.
-        OSError: It cannot be read or written.
+        SealingError: The file cannot be decrypted.
+        BackupError: The decrypted content has another size or checksum than the manifest says.
+        OSError: The file cannot be read, or the target cannot be written.
     """
     content = Counted(target, on_bytes)
     with path.open("rb") as source:
@@ -78,12 +78,12 @@ def unseal_file(
 def send(
     backup: Backup, shard: int, identities: Identities | None, target: BinaryIO, on_bytes: OnBytes = lambda count: None
 ) -> None:
-    """Writes a shard as the stream that ``raft-node restore --backup -`` reads, and decrypts what is encrypted.
+    """Writes a shard as the stream that ``raft-node restore --backup -`` reads; encrypted files are decrypted for it.
 
     Raises:
         SealingError: A file cannot be decrypted.
-        BackupError: There is no such shard, or what was in a file is not what was backed up.
-        OSError: A file cannot be read, or the target takes no more.
+        BackupError: The backup has no such shard, or a file has another size or checksum than the manifest says.
+        OSError: A file cannot be read, or the target cannot be written.
     """
     cut = next((each for each in backup.shards if each.shard == shard), None)
     if cut is None:

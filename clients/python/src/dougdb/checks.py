@@ -1,4 +1,4 @@
-"""What a call is given, checked before anything is sent: a mistake of the caller is never an unknown outcome.
+"""Checks the arguments of calls before anything is sent, so that a wrong argument never leads to an unknown outcome.
 
 Pure functions. A wrong type is a ``TypeError``, a wrong value a ``ValueError``.
 """
@@ -33,11 +33,11 @@ def base_url(text: str) -> str:
     """A facade's URL without a slash at its end.
 
     Raises:
-        ValueError: It is no URL with http or https and a host.
+        ValueError: The text is no URL with http or https and a host.
     """
     try:
         url = httpx.URL(text)
-        # httpx takes a port that is too large for another one.
+        # httpx reduces a port that is too large to another one instead of refusing it.
         _ = urllib.parse.urlsplit(text).port
     except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise ValueError(f"not a URL: {text!r}: {error}") from None
@@ -49,7 +49,7 @@ def base_url(text: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL points to this machine, where no proxy may stand between."""
+    """Whether a URL points to this machine, so that no proxy may be used."""
     host = httpx.URL(url).host
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -60,7 +60,7 @@ def is_loopback(url: str) -> bool:
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL; none stands between processes of one machine."""
+    """The proxy that the environment names for a URL; None for a URL of this machine."""
     parsed = httpx.URL(url)
     if is_loopback(url) or urllib.request.proxy_bypass(parsed.host):
         return None
@@ -72,7 +72,7 @@ def value_bytes(value: object) -> bytes:
     """A value's bytes.
 
     Raises:
-        TypeError: It is text, None, or anything else than bytes.
+        TypeError: The value is text, None, or anything else than bytes.
     """
     if isinstance(value, bytes):
         return value
@@ -83,11 +83,11 @@ def value_bytes(value: object) -> bytes:
 
 
 def content_type(text: str) -> str:
-    """A content type that the facade takes.
+    """Checks that the facade accepts a content type, and returns it.
 
     Raises:
-        TypeError: It is no text.
-        InvalidArgumentError: It is empty, too long, or not printable ASCII.
+        TypeError: The content type is no text.
+        InvalidArgumentError: The content type is empty, too long, or not printable ASCII.
     """
     if not _FIELD.match(text) or len(text) > CONTENT_TYPE_BYTES_MAX:
         raise InvalidArgumentError(
@@ -100,8 +100,8 @@ def key_bytes(key: str | Bytes) -> bytes:
     """A key's bytes.
 
     Raises:
-        TypeError: It is neither text nor bytes.
-        InvalidKeyError: It is empty, longer than 1 KiB, or text that has no UTF-8.
+        TypeError: The key is neither text nor bytes.
+        InvalidKeyError: The key is empty, longer than 1 KiB, or text that has no UTF-8.
     """
     try:
         raw = key.encode() if isinstance(key, str) else value_bytes(key)
@@ -117,21 +117,22 @@ def key_bytes(key: str | Bytes) -> bytes:
 
 
 def key_text(key: str | Bytes) -> str:
-    """A key as messages show it."""
+    """A key as text for messages; bytes that are no UTF-8 are escaped."""
     return key if isinstance(key, str) else bytes(key).decode(errors="backslashreplace")
 
 
 def ttl(value: float | str | timedelta, *, may_keep: bool = True, name: str = "a ttl") -> str:
-    """How long something lives, as the facade reads it.
+    """A time to live, in the form that the facade reads.
 
     Args:
         value: Seconds, a ``timedelta``, a text like ``500ms``, ``30s``, ``5m``, ``2h``, ``7d``, or ``keep``.
-        may_keep: Whether ``keep`` makes sense.
-        name: What messages call it.
+        may_keep: Whether ``keep`` is allowed.
+        name: The name of the argument in messages.
 
     Raises:
-        TypeError: It is none of these types.
-        InvalidArgumentError: It is shorter than a millisecond, longer than a hundred years, or other text.
+        TypeError: The value has none of these types.
+        InvalidArgumentError: The time is shorter than a millisecond or longer than a hundred years, or the text has
+            another form.
     """
     if isinstance(value, str):
         if not (_TTL.match(value) or (may_keep and value == "keep")):
@@ -147,7 +148,7 @@ def ttl(value: float | str | timedelta, *, may_keep: bool = True, name: str = "a
 
 
 def ttl_seconds(value: float | str | timedelta, *, name: str = "a ttl") -> float:
-    """The seconds of a ttl.
+    """The seconds of a time to live.
 
     Raises:
         TypeError: See ``ttl``.
@@ -162,8 +163,8 @@ def revision(value: str | int) -> str:
     """A revision, in decimal digits.
 
     Raises:
-        TypeError: It is neither text nor a number.
-        InvalidArgumentError: It is something else than a whole number that is not negative.
+        TypeError: The revision is neither text nor a number.
+        InvalidArgumentError: The revision is no whole number, or is negative.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(f"a revision is str or int, not {type(value).__name__}")
@@ -174,11 +175,11 @@ def revision(value: str | int) -> str:
 
 
 def idempotency_key(text: str) -> str:
-    """An idempotency key that the facade takes.
+    """Checks that the facade accepts an idempotency key, and returns it.
 
     Raises:
-        TypeError: It is no text.
-        InvalidArgumentError: It is empty, too long, or not printable ASCII.
+        TypeError: The key is no text.
+        InvalidArgumentError: The key is empty, too long, or not printable ASCII.
     """
     if not _FIELD.match(text) or len(text) > IDEMPOTENCY_KEY_MAX or text != text.strip():
         raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""Both clients: the one for asyncio, written by hand, and the blocking one, which is made of it."""
+"""Both clients: the one for asyncio, written by hand, and the blocking one, which ``tools/blocking.py`` generates."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is wrong with a cluster, found in what its facades and nodes say; every finding comes with the way out.
+"""Finds what is wrong with a cluster in the answers of its facades and nodes; every finding says what to do about it.
 
 Pure functions on the answers of ``/v1/cluster?vitals=true`` and ``/v1/shards/{id}/members``. Must not know how these
-were asked for, or how findings are shown. Invariant: what a node did not say is no finding.
+answers were requested, or how findings are printed. Invariant: a figure that a node did not report leads to no finding.
 
 Source: docs/operations.md; DESIGN 9.
 """
@@ -17,20 +17,20 @@ from dougdb.shapes import ClusterStatus, Members, NodeStatus, ShardStatus
 
 CRITICAL, WARNING = "critical", "warning"
 DAY_S = 86_400
-_RENEW = "renew it: the new files are read while the process runs (docs/operations.md)"
+_RENEW = "Replace the certificate's files; they are read again without a restart (docs/operations.md, Certificates)."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong.
+    """One thing that is wrong with the cluster.
 
     Attributes:
-        severity: ``critical``: requests fail, or data is at risk; ``warning``: they will, or another failure would be
-            one too many.
-        where: The shard, the node, or the facade.
-        what: What is wrong.
-        way_out: What to do about it.
-        code: What kind of finding it is, for programs.
+        severity: ``critical`` if requests fail or data is at risk now; ``warning`` if that happens after one more
+            failure, or when nothing is done.
+        where: The shard, the node or the facade that is concerned.
+        what: What is wrong, in whole sentences.
+        way_out: What the operator can do about it, in whole sentences.
+        code: The kind of the finding, for programs.
     """
 
     severity: str
@@ -42,14 +42,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """From where on something is wrong.
+    """The limits beyond which a figure is a finding.
 
     Attributes:
-        lag: So many entries a replica may lag behind.
-        skew_ms: So far a clock may be from the others.
-        sync_ms: So long a sync of a log may take, on average.
-        free: So much of a volume must be free, of 1.
-        certificate_days: For so long a certificate must still be good.
+        lag: The most entries by which a replica may lag behind.
+        skew_ms: The most milliseconds by which a clock may differ from the median of all clocks.
+        sync_ms: The most milliseconds that a sync of a log may take on average.
+        free: The least part of a volume that must be free, between 0 and 1.
+        certificate_days: The least number of days for which a certificate must still be valid.
     """
 
     lag: int = 10_000
@@ -61,11 +61,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Facade:
-    """One facade, as it was asked.
+    """What one facade answered when ``dougctl doctor`` asked it.
 
     Attributes:
         url: The URL of the facade.
-        said: What it says of itself; None if it did not answer.
+        said: The facade's report about itself; None if the facade did not answer.
         error: Why the facade did not answer.
     """
 
@@ -82,13 +82,13 @@ def findings(
     before: ClusterStatus | None = None,
     facades: Sequence[Facade] = (),
 ) -> list[Finding]:
-    """What is wrong, the worst first.
+    """Returns what is wrong with a cluster, critical findings first.
 
     Args:
-        cluster: What a facade says of all nodes.
-        members: By shard, what its leader says of the members, where one does.
-        limits: From where on something is wrong.
-        before: The same as ``cluster``, a moment earlier: what disks did since then counts.
+        cluster: The state of all nodes, as a facade reports it.
+        members: By shard, the members as the shard's leader reports them. Shards without an answer are left out.
+        limits: The limits beyond which a figure is a finding.
+        before: An earlier state of the cluster; the duration of syncs is measured between the two.
         facades: All facades that were asked.
     """
     found: list[Finding] = []
@@ -109,15 +109,16 @@ def findings(
 
 
 def in_doubt(before: ClusterStatus, now: ClusterStatus) -> bool:
-    """Whether a node has just fallen silent, or a leader gone: another look tells whether that is so."""
+    """Whether a node stopped answering or a shard lost its leader between two looks, so that a third is needed."""
     return settled(before, now) != now
 
 
 def settled(before: ClusterStatus, now: ClusterStatus) -> ClusterStatus:
-    """The second of two looks, without what one look alone may be wrong about.
+    """The second of two looks, without the failures that the first look did not see.
 
-    A node that answers one look and not the other was busy for a moment, or the facade was: as was a shard that had a
-    leader a moment ago, and is about to have another one.
+    If a node answered the first look only, it or the facade may have been busy for a moment, so the node's first answer
+    is used. If a shard had a leader at the first look only, it may be about to elect another one, so the shard's first
+    answer is used.
     """
     earlier = {shard.id: shard for shard in before.shards}
     shards = tuple(_settled_shard(earlier.get(shard.id), shard) for shard in now.shards)
@@ -142,25 +143,26 @@ def _of_shard(shard: ShardStatus) -> Iterator[Finding]:
         yield Finding(
             CRITICAL,
             where,
-            f"only {up} of {total} nodes answer: no majority, nothing can be written",
-            "start the nodes that are down: their volumes have what is needed; where volumes are lost for ever, "
-            "restore a backup (docs/operations.md)",
+            f"Only {up} of {total} nodes answer. This is no majority, so nothing can be written to the shard.",
+            "Start the nodes that are down: their volumes hold the data. If the volumes are lost for ever, see "
+            "docs/operations.md, A shard that lost its quorum.",
             "no_majority",
         )
     elif shard.leader is None:
         yield Finding(
             CRITICAL,
             where,
-            f"no leader, although {up} of {total} nodes answer",
-            f"see what they say of elections: dougctl timeline --shard {shard.id}",
+            f"The shard has no leader, although {up} of {total} nodes answer.",
+            f"See which elections failed and why: dougctl timeline --shard {shard.id}",
             "no_leader",
         )
     elif total < 3 or 2 * (up - 1) <= total:
         yield Finding(
             WARNING,
             where,
-            f"{up} of {total} nodes answer: the loss of one more would stop it",
-            "start the nodes that are down, or replace them: dougctl members replace",
+            f"{up} of {total} nodes answer. The loss of one more node would stop the shard.",
+            "Start the nodes that are down, or replace them: dougctl members replace. If the shard has fewer than "
+            "three members, add some: dougctl members add",
             "no_reserve",
         )
 
@@ -171,25 +173,37 @@ def _of_nodes(shard: ShardStatus, lag_max: int) -> Iterator[Finding]:
         if node.role == "unreachable" and node.trouble is not None:
             yield _of_refused_certificate(node)
         elif node.role == "unreachable":
-            what = f"does not answer at {node.address}"
-            way_out = "look at its log, and whether its process runs; its volume is lost: dougctl members replace"
+            what = f"The node does not answer at {node.address}."
+            way_out = (
+                "Check that its process runs, and read its log. If its volume is lost, replace the node: "
+                "dougctl members replace"
+            )
             yield Finding(WARNING, node.id, what, way_out, "unreachable")
         elif node.role == "waiting":
-            what = "is no member as it is, and waits to be admitted"
-            way_out = "admit it if that is meant: dougctl members replace, or dougctl members add"
+            what = "The node is not a member of the shard, and waits to be admitted."
+            way_out = (
+                "If it takes the place of a member whose volume was lost, run dougctl members replace. "
+                "If it is an additional node, run dougctl members add."
+            )
             yield Finding(WARNING, node.id, what, way_out, "waiting")
         elif newest - (node.applied_index or 0) > lag_max:
-            what = f"has applied {node.applied_index}, and {newest} is committed"
-            way_out = "a slow disk or network, or it is catching up: look again, and at dougctl timeline"
+            what = f"The node has applied the log up to entry {node.applied_index}, but entry {newest} is committed."
+            way_out = (
+                "Run dougctl doctor again, since the node may be catching up. If it does not catch up, check its disk "
+                f"and network, and read dougctl timeline --shard {shard.id}"
+            )
             yield Finding(WARNING, node.id, what, way_out, "lags")
 
 
 def _of_refused_certificate(node: NodeStatus) -> Finding:
     if node.trouble == "certificate_expired":
-        what = f"cannot be reached at {node.address}: its certificate has ended"
+        what = f"The facade cannot connect to the node at {node.address}, because the node's certificate has expired."
         return Finding(CRITICAL, node.id, what, _RENEW, "certificate_expired")
-    what = f"cannot be reached at {node.address}: its certificate is none that the facade takes"
-    way_out = "another authority, or a name that is missing: all have one authority in ca.crt (docs/operations.md)"
+    what = f"The facade cannot connect to the node at {node.address}, because it refuses the node's certificate."
+    way_out = (
+        "Check that the certificate names the node, and that the authority which signed it is in the facade's ca.crt "
+        "(docs/operations.md, Certificates)."
+    )
     return Finding(CRITICAL, node.id, what, way_out, "certificate_refused")
 
 
@@ -198,8 +212,8 @@ def _of_members(shard: ShardStatus, members: Members) -> Iterator[Finding]:
     for member in members.members:
         node = known.get(member.name)
         if not member.healthy and (node is None or node.role != "unreachable"):
-            what = "its leader does not hear from it, although it answers others"
-            way_out = "a cut between the nodes: check the Raft port and network policies between them"
+            what = "The leader of the shard does not hear from the node, although the node answers the facade."
+            way_out = "Check firewalls and network policies: leader and node must reach each other's Raft port."
             yield Finding(WARNING, member.name, what, way_out, "unheard")
 
 
@@ -211,8 +225,8 @@ def _of_vitals(node: NodeStatus, before: NodeStatus | None, limits: Limits) -> I
         yield Finding(
             CRITICAL,
             node.id,
-            "what it holds differed from what its leader holds",
-            "stop it, keep its volumes for whoever looks into it, and replace it: dougctl members replace",
+            "The data of the node differed from the leader's data at the same entry of the log.",
+            "Stop the node, keep its volumes for an investigation, and replace it: dougctl members replace",
             "diverged",
         )
     yield from _of_room(node.id, vitals, limits.free)
@@ -220,26 +234,35 @@ def _of_vitals(node: NodeStatus, before: NodeStatus | None, limits: Limits) -> I
         yield Finding(
             WARNING,
             node.id,
-            "applies nothing until flushes and merges have caught up",
-            "its disk or processor is too slow for what is written: look at dougctl top, write less, or give it more",
+            "The node applies no writes until its flushes and merges have caught up.",
+            "Its disk or processor is too slow for the load. Watch dougctl top, and reduce the load or "
+            "get faster hardware.",
             "stalled",
         )
     if vitals.get("draining"):
-        what = "is about to be stopped, and gives leadership away"
-        yield Finding(WARNING, node.id, what, "start it anew when that is done", "draining")
+        what = "The node was drained, in order to be stopped, and gives leadership away until its next start."
+        yield Finding(WARNING, node.id, what, "Restart the node when the maintenance is done.", "draining")
     sync_ms = mean_sync_ms(vitals, None if before is None else before.vitals)
     if sync_ms is not None and sync_ms > limits.sync_ms:
         yield Finding(
             WARNING,
             node.id,
-            f"a sync of its log takes {sync_ms:.0f} ms on average",
-            "a slow or shared disk; if it leads, dougctl leader transfer helps at once",
+            f"A sync of the node's log takes {sync_ms:.0f} ms on average.",
+            "Its disk is slow, or shared with other load. If the node leads, dougctl leader transfer helps at once.",
             "slow_disk",
         )
 
 
 def mean_sync_ms(vitals: Mapping[str, Any], before: Mapping[str, Any] | None) -> float | None:
-    """How long a sync took since the look before; since the start where nothing was synced meanwhile."""
+    """The mean duration of a sync since the look before, or since the node's start if nothing was synced meanwhile.
+
+    Args:
+        vitals: The vitals of a node.
+        before: The vitals of the same node at the look before; None at the first look.
+
+    Returns:
+        Milliseconds; None if the node has synced nothing yet.
+    """
     syncs, seconds = vitals.get("syncs", 0), vitals.get("sync_seconds", 0.0)
     if before is not None and before.get("uptime_ms", 0) <= vitals.get("uptime_ms", 0) and syncs > before["syncs"]:
         syncs, seconds = syncs - before["syncs"], seconds - before["sync_seconds"]
@@ -247,14 +270,17 @@ def mean_sync_ms(vitals: Mapping[str, Any], before: Mapping[str, Any] | None) ->
 
 
 def _of_room(where: str, vitals: Mapping[str, Any], free_min: float) -> Iterator[Finding]:
-    way_out = "give the volume more room, or delete what is not needed (dougctl delete-range): merges give it back"
+    way_out = "Enlarge the volume, or delete keys that are not needed (dougctl delete-range); merges free their space."
     if vitals.get("disk_low"):
         free = ", ".join(f"{each['name']} {_size(each['free_bytes'])}" for each in vitals.get("volumes", ()))
-        yield Finding(CRITICAL, where, f"refuses writes, for its disk is full (free: {free})", way_out, "disk_full")
+        what = f"The node refuses writes, because its disk is full (free: {free})."
+        yield Finding(CRITICAL, where, what, way_out, "disk_full")
         return
     for each in vitals.get("volumes", ()):
         if each["total_bytes"] and each["free_bytes"] < free_min * each["total_bytes"]:
-            what = f"only {_size(each['free_bytes'])} of {_size(each['total_bytes'])} are free for {each['name']}"
+            what = (
+                f"Only {_size(each['free_bytes'])} of {_size(each['total_bytes'])} are free on volume {each['name']}."
+            )
             yield Finding(WARNING, where, what, way_out, "disk_nearly_full")
 
 
@@ -267,7 +293,7 @@ def _size(size: float) -> str:
 
 
 def _of_clocks(cluster: ClusterStatus, skew_max_ms: float) -> Iterator[Finding]:
-    """Clocks beside the one in the middle: nobody knows which is right, but most are."""
+    """Compares every clock with the median of all clocks: which one is right is unknown, but most are."""
     clocks = {
         node.id: (vitals["clock_ahead_ms"], vitals.get("clock_error_ms") or 0.0)
         for shard in cluster.shards
@@ -277,14 +303,14 @@ def _of_clocks(cluster: ClusterStatus, skew_max_ms: float) -> Iterator[Finding]:
     if not clocks:
         return
     middle = median(ahead for ahead, _ in clocks.values())
-    # All clocks are told as differences to the facade's own one.
+    # All clocks are reported as differences to the facade's clock.
     if len(clocks) > 1 and cluster.document.get("facade"):
         clocks["the facade"] = (0.0, median(error for _, error in clocks.values()))
     for where, (ahead_ms, error_ms) in clocks.items():
         skew_ms = ahead_ms - middle
         if abs(skew_ms) - error_ms > skew_max_ms:
-            what = f"its clock is {abs(skew_ms) / 1000:.2f} s {'ahead of' if skew_ms > 0 else 'behind'} most others"
-            way_out = "have the clocks kept by NTP or chrony: expiry goes by the clock of whoever leads"
+            what = f"The clock is {abs(skew_ms) / 1000:.2f} s {'ahead of' if skew_ms > 0 else 'behind'} the median."
+            way_out = "Synchronize the clocks by NTP or chrony: keys expire by the clock of their shard's leader."
             yield Finding(WARNING, where, what, way_out, "clock_skew")
 
 
@@ -310,12 +336,15 @@ def _of_certificates(
             continue
         left_days = (ends_s - now_s) / DAY_S
         if left_days <= 0:
-            what = "its certificate has ended: nobody opens a new connection to it"
+            what = f"The certificate expired {_span(-left_days)} ago, so no new connection can be opened."
             yield Finding(CRITICAL, where, what, _RENEW, "certificate_expired")
         elif left_days < days:
-            left = f"{left_days:.1f} days" if left_days >= 1 else f"{left_days * 24:.1f} hours"
-            what = f"its certificate ends in {left}"
+            what = f"The certificate expires in {_span(left_days)}."
             yield Finding(WARNING, where, what, _RENEW, "certificate_expires")
+
+
+def _span(days: float) -> str:
+    return f"{days:.1f} days" if days >= 1 else f"{days * 24:.1f} hours"
 
 
 def _of_versions(cluster: ClusterStatus, facades: Sequence[Facade]) -> Iterator[Finding]:
@@ -329,21 +358,23 @@ def _of_versions(cluster: ClusterStatus, facades: Sequence[Facade]) -> Iterator[
             by_version.setdefault(each.said["version"], []).append(each.url)
     if len(by_version) > 1:
         told = "; ".join(f"{version}: {', '.join(sorted(who))}" for version, who in sorted(by_version.items()))
-        way_out = "fine while an upgrade is under way, and not for longer: end it"
-        yield Finding(WARNING, "cluster", f"several versions run ({told})", way_out, "mixed_versions")
+        what = f"Nodes and facades run several versions ({told})."
+        way_out = "This is normal during an upgrade only: finish the upgrade."
+        yield Finding(WARNING, "cluster", what, way_out, "mixed_versions")
 
 
 def _of_facades(facades: Sequence[Facade]) -> Iterator[Finding]:
     newest = max((each.said.get("map_epoch") or 0 for each in facades if each.said is not None), default=0)
     for each in facades:
         if each.said is None:
-            way_out = "look at its log, and whether its process runs; clients go to another one meanwhile"
-            yield Finding(WARNING, each.url, f"this facade does not answer: {each.error}", way_out, "facade_down")
+            what = f"The facade does not answer ({each.error})."
+            way_out = "Check that its process runs, and read its log; clients can use another facade meanwhile."
+            yield Finding(WARNING, each.url, what, way_out, "facade_down")
         elif each.said.get("map_epoch") is None:
-            way_out = "it cannot reach shard 0: check its settings, names and network"
-            what = "this facade has no partition map, and serves nothing"
+            what = "The facade has no partition map, and so serves no key."
+            way_out = "It cannot reach shard 0. Check the addresses in its settings, the names in DNS, and the network."
             yield Finding(CRITICAL, each.url, what, way_out, "no_map")
         elif each.said["map_epoch"] < newest:
-            what = f"this facade goes by map {each.said['map_epoch']}, and another one by {newest}"
-            way_out = "it loads the map within 30 s; if not, it cannot reach shard 0: look at its log"
+            what = f"The facade uses the partition map {each.said['map_epoch']}, while another one uses {newest}."
+            way_out = "It should load the new map within 30 s. If it does not, it cannot reach shard 0: read its log."
             yield Finding(WARNING, each.url, what, way_out, "old_map")

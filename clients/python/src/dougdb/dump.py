@@ -1,14 +1,14 @@
-"""Keys and values as lines of JSON in a file, and back: what ``dougctl export`` and ``import`` do.
+"""Writes keys and values to a file as lines of JSON, and stores them again: ``dougctl export`` and ``import``.
 
-It knows files and a client, neither terminals nor command lines; what a file looks like is in ``dougdb.exported``.
-Invariants:
+The module knows files and a client, and must not know terminals or command lines; the format of a file is in
+``dougdb.exported``. Invariants:
 
-1. Nothing is left out silently: every entry is stored or read back, or a ``Problem`` names it and its line; what stands
-   before a line that cannot be read is dealt with, what stands behind it is not.
+1. Nothing is left out silently: every entry is stored or read back, or a ``Problem`` names it and its line. If a line
+   cannot be read, the lines before it are dealt with, and the lines behind it are not.
 2. Entries of one key are stored in the order of the file.
-3. Storing the same bytes under the same key again is harmless, so that, unlike the client, the import repeats a write
-   whose outcome is unknown.
-4. Memory is bounded, however long the file.
+3. The import repeats a write whose outcome is unknown, even without an idempotency key: storing the same bytes under
+   the same key again is harmless.
+4. Memory is bounded, however long the file is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dougdb.shapes import Consistency
 
 GROUP_ENTRIES, GROUP_BYTES = 1000, 1 << 20
 RETRY_S = 30.0
-"""For how long a group is tried again while the store is unavailable."""
+"""How many seconds a group is sent again while the store is unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Problem:
     """An entry that was not stored, or is not in the store as it is in the file.
 
     Attributes:
-        number: The line that it stands on.
+        number: The number of the entry's line.
         key: The entry's key.
-        reason: What is wrong with the entry.
+        reason: Why the entry was not stored, or how it differs.
     """
 
     number: int
@@ -51,16 +51,17 @@ class Problem:
 
 @dataclass(slots=True)
 class Tally:
-    """What an import or a verification has done so far.
+    """The counts of an import or a verification so far.
 
     Attributes:
-        stored: Entries that were stored.
-        kept: Entries whose keys were there already, and stayed as they were.
-        expired: Entries whose time had passed.
-        verified: Entries that were read back equal.
-        changed: Entries that somebody has written or removed since they were exported.
+        stored: How many entries were stored.
+        kept: How many entries were not stored because their keys existed.
+        expired: How many entries were left out because they had expired.
+        verified: How many entries were read back and were equal.
+        changed: How many entries were written or removed by others after the export.
         done_lines: How many lines of the file are done, from its beginning.
         done_bytes: How many bytes of the input are done.
+        problems: The entries that were not stored, or differ.
     """
 
     stored: int = 0
@@ -77,19 +78,19 @@ class Tally:
 
 
 class Importer:
-    """Stores the entries of a file, and compares them with what is there.
+    """Stores the entries of a file, and compares them with the entries in the store.
 
     Args:
-        client: The store; it need not make idempotency keys.
-        tally: The counts of the import.
-        only_absent: Keys that are there stay as they are.
-        store: Whether to store at all; otherwise it only compares.
-        verify: Whether to read everything back.
-        concurrency: How many groups are on their way at once.
+        client: Sends the writes and reads; it need not make idempotency keys.
+        tally: The counts of the import, which ``run`` keeps up to date.
+        only_absent: Whether keys that exist are left as they are.
+        store: Whether to store the entries; otherwise they are only compared.
+        verify: Whether to read all entries back.
+        concurrency: How many groups of entries are sent at once.
         on_progress: Called whenever the tally has grown.
-        now: The wall clock.
-        clock: Monotonic seconds.
-        sleep: How to wait.
+        now: Gives the time by the wall clock.
+        clock: Gives monotonic seconds.
+        sleep: Waits for some seconds.
     """
 
     def __init__(
@@ -118,12 +119,12 @@ class Importer:
         self._sleep = sleep
 
     def run(self, lines: Iterable[Line], skip: int = 0) -> None:
-        """Deals with the lines behind the first ``skip`` ones.
+        """Stores and compares the entries of all lines but the first ``skip`` ones.
 
         Raises:
-            FormatError: A line cannot be read; those before it are dealt with.
-            UnavailableError: The store stayed away for ``RETRY_S``.
-            OutcomeUnknownError: The same, and the last writes may have been applied.
+            FormatError: A line cannot be read; the lines before it are dealt with.
+            UnavailableError: The store was unavailable for ``RETRY_S``.
+            OutcomeUnknownError: The store was unavailable for ``RETRY_S``; the last writes may have been applied.
         """
         pending: deque[tuple[Future[Tally], list[Line], set[bytes]]] = deque()
         in_flight: set[bytes] = set()
@@ -145,12 +146,12 @@ class Importer:
                 while pending:
                     settle()
             except (FormatError, KeyboardInterrupt):
-                # Groups under way are going to be stored; they are counted, too.
+                # Groups that were sent are going to be stored, so they are counted, too.
                 while pending:
                     settle()
                 raise
             except DougdbError:
-                # So are groups behind the one that failed, but the mark stays before that group.
+                # Groups behind the failed one are counted, too, but ``done_lines`` stays before the failed group.
                 for future, _, _ in pending:
                     if future.exception() is None:
                         self._count(future.result())
@@ -183,7 +184,7 @@ class Importer:
         return done
 
     def _put(self, lines: Sequence[Line], done: Tally, now: datetime) -> list[Line]:
-        """Stores entries; returns the lines of those that were."""
+        """Stores entries; returns the lines of the entries that were stored."""
         written: list[Line] = []
         sent: list[Line] = []
         for line in lines:
@@ -222,11 +223,11 @@ class Importer:
                 done.changed += 1
 
     def _patiently(self, operations: Sequence[Put | Get]) -> list[Result]:
-        """Carries operations out, again and again while they cannot be served.
+        """Carries operations out, and repeats those that could not be served.
 
         Raises:
-            UnavailableError: They could not for ``RETRY_S``.
-            OutcomeUnknownError: The same, and the last try may have been applied.
+            UnavailableError: Some operations could not be served for ``RETRY_S``.
+            OutcomeUnknownError: Some operations got no answer for ``RETRY_S``, and may have been applied.
         """
         results: list[Result] = [Result(0)] * len(operations)
         left = list(range(len(operations)))
@@ -251,7 +252,7 @@ class Importer:
 
 
 def _never_taken(entry: Entry, now: datetime) -> str | None:
-    """Why no store takes an entry; None when one may."""
+    """The reason for which every store would refuse an entry; None if there is none."""
     if len(entry.data) > VALUE_BYTES_MAX:
         return f"the value has {len(entry.data):,} bytes; the limit is {VALUE_BYTES_MAX:,}"
     if entry.expires_at is not None and (entry.expires_at - now).total_seconds() > TTL_S_MAX:
@@ -260,7 +261,7 @@ def _never_taken(entry: Entry, now: datetime) -> str | None:
 
 
 def groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Lines in groups of a size that suits the store; what was read before an error comes before the error.
+    """Lines in groups of a size that suits the store. Lines before a broken line come as a group before the error.
 
     Raises:
         FormatError: A line cannot be read.
@@ -287,13 +288,13 @@ def groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """How far an export has come that was cut off.
+    """The part of an export that a file has already.
 
     Attributes:
-        count: The entries that are in the file.
-        end: Where the last of them ends.
-        last: The last key; None when there is none.
-        complete: Whether nothing is missing.
+        count: How many entries are in the file.
+        end: The position behind the last whole line, in bytes.
+        last: The last key; None if there is none.
+        complete: Whether the export is complete.
     """
 
     count: int
@@ -303,10 +304,10 @@ class Begun:
 
 
 def begun(stream: BinaryIO, bounds: dict[str, str]) -> Begun:
-    """Reads how far an export has come.
+    """Reads how much of an export a file has.
 
     Raises:
-        FormatError: It is no export, or one of another range.
+        FormatError: The file is no export, or one of another range.
     """
     reader = Reader(stream)
     last: bytes | None = None
@@ -316,7 +317,7 @@ def begun(stream: BinaryIO, bounds: dict[str, str]) -> Begun:
             last, end = line.entry.key, line.end
         more = reader.parts > 1 or (reader.parts == 1 and not reader.complete)
     except FormatError:
-        # The end of the file was cut off; the lines before are whole.
+        # The last line of the file was cut off; the lines before it are whole.
         if reader.bounds is None:
             raise
         more = reader.parts > 0
@@ -339,19 +340,19 @@ def export(
     consistency: Consistency,
     on_entry: Callable[[int], None],
 ) -> int:
-    """Writes the entries of a range; returns how many.
+    """Writes the entries of a range to a file; returns how many there were.
 
     Args:
-        client: The store.
-        stream: Where to.
+        client: Reads the entries.
+        stream: The file to write to.
         prefix: See ``DougClient.scan``.
         start: See ``DougClient.scan``.
         end: See ``DougClient.scan``.
-        consistency: What the reads promise.
+        consistency: The consistency of the reads.
         on_entry: Called after each entry with the size of its line.
 
     Raises:
-        UnavailableError: The store stayed away for longer than the client's deadline.
+        UnavailableError: The store was unavailable for longer than the client's deadline.
     """
     count = 0
     for entry in client.scan(prefix=prefix, start=start, end=end, consistency=consistency):

@@ -9,22 +9,22 @@
     +-- InvalidArgumentError      an argument makes no sense, a ``ValueError`` too; nothing was sent
     +-- KeyNotFoundError          there is no such key
     +-- RejectedError             the request was refused as it stands (4xx); nothing was changed
-    |   +-- PreconditionFailedError   the condition does not hold; ``current_revision`` says what is there
-    |   +-- NotANumberError           the value that was to be counted up is no number
+    |   +-- PreconditionFailedError   the condition does not hold; ``current_revision`` is the key's revision
+    |   +-- NotANumberError           the value of the counter is no number
     |   +-- CounterOverflowError      the sum does not fit into 64 bits
     |   +-- KeyReusedError            another request has used the idempotency key
     |   +-- ForeignSessionError        the session is of another cluster, or from before it was restored
-    |   +-- CrossShardError           the keys of a transaction belong to several shards; ``slots`` says where
-    +-- UnavailableError          nobody could serve it now; a write was certainly not applied
+    |   +-- CrossShardError           the keys of a transaction belong to several shards; see ``slots``
+    +-- UnavailableError          no node could serve the request now; a write was certainly not applied
     |   +-- IdempotencyFullError      the shard keeps as many idempotency keys as it may
     +-- OutcomeUnknownError       a write was sent and may or may not have been applied
     +-- HistoryGoneError          the changes that follow are not held any more: a watch begins anew
-    +-- WaitTimeoutError          what was waited for did not come in time, a ``TimeoutError`` too
-    +-- LockTimeoutError          the lock stayed with another holder for as long as was waited
-    +-- LockLostError             the lock was held and is not any more
-    +-- ServerError               the server failed, or answered what nobody understands
+    +-- WaitTimeoutError          the condition of ``wait_for`` was not fulfilled in time, a ``TimeoutError`` too
+    +-- LockTimeoutError          another holder kept the lock for the whole time of waiting
+    +-- LockLostError             the lock was held, but is not held any more
+    +-- ServerError               the server failed, or its answer cannot be understood
 
-A read is never of unknown outcome: whatever goes wrong on its way, nothing was changed.
+The outcome of a read is never unknown: whatever fails, nothing was changed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class PreconditionFailedError(RejectedError):
 
 
 class NotANumberError(RejectedError):
-    """The value that was to be counted up is no decimal integer of 64 bits."""
+    """The value to which a number was to be added is no decimal integer of 64 bits."""
 
 
 class CounterOverflowError(RejectedError):
@@ -157,7 +157,7 @@ class WaitTimeoutError(DougdbError, TimeoutError):
 
 
 class LockTimeoutError(DougdbError):
-    """The lock stayed with another holder for as long as was waited."""
+    """Another holder kept the lock for the whole time of waiting."""
 
 
 class LockLostError(DougdbError):
@@ -165,7 +165,7 @@ class LockLostError(DougdbError):
 
 
 class ServerError(DougdbError):
-    """The server failed, or answered what this client does not understand."""
+    """The server failed, or this client does not understand its answer."""
 
     status: int
 

@@ -1,12 +1,12 @@
-"""The file that ``dougctl export`` writes and ``dougctl import`` reads: what its lines say, and what is no such file.
+"""The format of the files that ``dougctl export`` writes and ``dougctl import`` reads.
 
-It knows bytes, neither files on disk nor stores. A part of a file has a first line that says what it is, a line for
-each entry (as the API shows entries), and a last line that says how many there are. A file may have several parts, and
-a part may be what GET /v1/kv answers: a stream of lines, or a page. Invariants:
+A part of a file has a first line that names the format, a line for each entry (as the API shows entries), and a last
+line with the number of entries. A file may have several parts, and a part may be an answer of GET /v1/kv: a stream of
+lines, or a page. Must not know files on disk or stores. Invariants:
 
-1. Nothing is left out silently: each line is read whole, or refused with its number. A member that nobody knows, and a
-   value that is no text, are refused: what is stored is what stood in the file.
-2. A part that was cut off is told from one that is complete.
+1. Nothing is left out silently: each line is read whole, or refused with its number. An unknown member and a value that
+   is no text are refused, so that exactly the entries of the file are stored.
+2. A part that was cut off is never taken for a complete one.
 3. Memory is bounded by the longest line.
 """
 
@@ -35,7 +35,7 @@ _PAGE = frozenset({"items", "prefixes", "next_cursor", "complete", "revisions"})
 
 
 class FormatError(Exception):
-    """A file is not what an export writes."""
+    """A file does not have the format of an export; the message names the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Line:
     """One entry of a file.
 
     Attributes:
-        number: The line's number, from 1.
-        end: Where it ends, in bytes from the beginning.
-        entry: What it says.
-        is_last: Whether the line has no further entry: a page has many in one line.
+        number: The number of the line, from 1.
+        end: The position behind the line, in bytes from the beginning of the file.
+        entry: The entry.
+        is_last: Whether the line has no further entry; a page has many entries in one line.
     """
 
     number: int
@@ -56,12 +56,12 @@ class Line:
 
 
 def header(bounds: dict[str, str]) -> bytes:
-    """The first line."""
+    """The first line of an export of a range."""
     return json.dumps({FORMAT: VERSION, **bounds}).encode() + b"\n"
 
 
 def trailer(count: int) -> bytes:
-    """The last line."""
+    """The last line of an export of so many entries."""
     return json.dumps({"complete": True, "count": count}).encode() + b"\n"
 
 
@@ -71,18 +71,18 @@ def encode(entry: Entry) -> bytes:
 
 
 def counted(number: int, noun: str = "entry", plural: str = "entries") -> str:
-    """So many of something, in words."""
+    """A number with its noun, such as ``1 entry`` or ``2,000 entries``."""
     return f"{number:,} {noun if number == 1 else plural}"
 
 
 class Reader:
-    """The entries of a file, one after the other.
+    """Reads the entries of a file one after the other.
 
     Attributes:
-        bounds: The first line of the part that was read last; None without one.
-        count: How many entries of that part were read.
-        end: Where the last whole line ends that was read.
-        complete: Whether the last line of that part said that there are no more, and how many there are.
+        bounds: The first line of the part that is being read; None if the part has none.
+        count: How many entries of this part were read.
+        end: The position behind the last whole line that was read, in bytes.
+        complete: Whether the last line of this part was read, with the right number of entries.
         parts: How many parts had a last line.
     """
 
@@ -96,14 +96,14 @@ class Reader:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether a last line is missing. A file of entries alone has none."""
+        """Whether the last line of a part is missing. A file that consists of entries alone needs none."""
         return not self.complete and (self.bounds is not None or self.parts > 0)
 
     def __iter__(self) -> Iterator[Line]:
         """Reads the entries.
 
         Raises:
-            FormatError: A line is something else.
+            FormatError: A line is neither an entry nor the first or last line of a part.
         """
         for number, text in enumerate(self._stream, 1):
             if not text.endswith(b"\n") and self.bounds is not None and not self.complete:
@@ -197,7 +197,7 @@ def _known(document: dict[str, Any], members: frozenset[str], where: str) -> Non
 
 
 def _entry(document: dict[str, Any], where: str) -> Entry:
-    """Reads an entry; nothing of it is guessed."""
+    """Reads an entry; a member that is missing or malformed is refused, never guessed."""
     _known(document, _ENTRY, where)
     if ("key" in document) == ("key64" in document):
         raise FormatError(f'{where}: an entry has "key" or "key64"')

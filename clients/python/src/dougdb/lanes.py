@@ -1,7 +1,7 @@
-"""A bounded number of connections for asyncio, of which a request looks at one only.
+"""A bounded pool of connections for asyncio, in which the cost of a request does not grow with the pool.
 
-The pool of httpx looks at every connection and at every waiting request whenever one begins or ends: 800 requests at
-once took 17 s, 1,200 failed, and even 64 connections made a request four times as dear as one.
+The pool of httpx looks at every connection and at every waiting request whenever a request begins or ends: 800 requests
+at once took 17 s, 1,200 failed, and even with 64 connections a request cost four times as much as with one.
 Invariants:
 
 1. A lane carries one request at a time, from its first byte to the end of its answer.
@@ -17,18 +17,18 @@ import httpx
 
 
 class Lanes(httpx.AsyncBaseTransport):
-    """Hands each request to a transport that nobody else uses meanwhile.
+    """Sends each request over a transport that no other request uses meanwhile.
 
     Args:
-        make: Makes a transport; called when all that exist are in use.
-        size: How many there may be.
+        make: Makes a transport; called when all existing ones are in use.
+        size: How many transports there may be.
     """
 
     def __init__(self, make: Callable[[], httpx.AsyncBaseTransport], size: int) -> None:
         self._make = make
         self._turns = asyncio.Semaphore(size)
         self._lanes: list[httpx.AsyncBaseTransport] = []
-        #: The connection used last is used next, so that no more stay open than are needed.
+        #: The connection that was used last is used next, so that no more connections stay open than are needed.
         self._free: list[httpx.AsyncBaseTransport] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -48,7 +48,7 @@ class Lanes(httpx.AsyncBaseTransport):
             self._release(lane)
             raise
         if response.is_closed:
-            # The answer came whole, so no other code will close it.
+            # The answer is complete already, so nothing will close its stream later.
             self._release(lane)
             return response
         assert isinstance(response.stream, httpx.AsyncByteStream)
@@ -66,7 +66,7 @@ class Lanes(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.AsyncByteStream):
-    """The body of an answer; its lane is free when it is closed, which httpx does at its end or when it is given up."""
+    """The body of an answer. Its lane is free again once httpx closes the body: at its end, or when it is given up."""
 
     def __init__(self, inner: httpx.AsyncByteStream, release: Callable[[], None]) -> None:
         self._inner = inner

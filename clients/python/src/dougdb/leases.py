@@ -1,7 +1,7 @@
-"""What a lock looks like in the store, and until when it is surely held. Pure arithmetic, no network and no clock.
+"""The stored form of a lock, and the time for which it is surely held. Pure arithmetic, no network and no clock.
 
-Invariant: the holder stops believing in its lock before any shard gives it to somebody else. A shard counts the time to
-live from when it takes the request in, the holder from before it sent it.
+Invariant: a holder considers its lock lost before any shard gives the lock to another holder. A shard counts the time
+to live from the moment at which it handles the request, the holder from before it sent the request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Holder:
         name: The lock's name.
         owner: The name that the holder gives itself.
         revision: The lock's revision; every renewal makes a greater one.
-        document: All that the holder says of itself.
+        document: The whole value of the lock.
     """
 
     name: str
@@ -48,7 +48,7 @@ def default_owner() -> str:
 
 
 def encode_holder(owner: str, nonce: str) -> bytes:
-    """The value of a lock. No two tries to take one have the same nonce: a holder knows its own lock by it."""
+    """The value of a lock. Each attempt to take a lock has another nonce, by which a holder recognizes its lock."""
     return json.dumps({"owner": owner, "nonce": nonce}).encode()
 
 

@@ -1,6 +1,6 @@
 """The calls of operators: the cluster, leadership, members, the timeline. Pure functions, as ``dougdb.calls``.
 
-They are not repeated by the client: whoever runs a cluster wants to see at once what it answers.
+The client does not repeat these calls: an operator needs to see the first answer at once.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def cluster(vitals: bool) -> Call[ClusterStatus]:
 
 
 def events(shard: str | int, since_us: int, limit: int) -> Call[Timeline]:
-    """What the nodes of a shard did."""
+    """The events of a shard's nodes."""
     return _look(_shard(shard, "events"), timeline_of, {"since": str(since_us), "limit": str(limit)})
 
 
@@ -92,7 +92,7 @@ def remove_member(shard: str | int, name: str, force: bool) -> Call[MemberChange
 
 
 def replace_member(shard: str | int, name: str, address: str | None, force: bool) -> Call[MemberChange]:
-    """Admits a node's new disk in place of its old one."""
+    """Admits a node with a new disk in place of its old incarnation."""
     path = _shard(shard, f"members/{quote(name, safe='')}/replace")
     wanted = {} if address is None else {"address": address}
     return _change("POST", path, member_change_of, wanted, _force(force))

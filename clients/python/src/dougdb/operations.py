@@ -1,6 +1,6 @@
-"""The operations of batches and transactions, and their results: what they say, and what they look like in JSON.
+"""The operations of batches and transactions, their results, and the JSON of both.
 
-Pure functions, no network. Whatever cannot be sent is a ``TypeError`` or ``ValueError`` before anything is sent.
+Pure functions, no network. A wrong operation raises ``TypeError`` or ``ValueError`` before anything is sent.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Delete(_Conditional):
 
 @dataclass(frozen=True, slots=True)
 class Increment(_Conditional):
-    """Counts a key up; see ``DougClient.increment``."""
+    """Adds to a number; see ``DougClient.increment``."""
 
     key: str | Bytes
     by: int = 1
@@ -86,7 +86,7 @@ Operation = Get | Put | Delete | Increment | Touch
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A comparison in a transaction: of a key, and exactly one of the others.
+    """A comparison in a transaction. Beside the key, exactly one of the other attributes is given.
 
     Attributes:
         key: The key.
@@ -149,13 +149,13 @@ class TxnResult:
 
 
 def key_fields(key: str | Bytes, name: str = "key") -> dict[str, str]:
-    """A key in a document: as text, or in base64url when it is none."""
+    """The members of a document for a key: text, or base64url if the key is no UTF-8."""
     raw = checks.key_bytes(key)
     return bytes_fields(raw, name)
 
 
 def bytes_fields(raw: bytes, name: str) -> dict[str, str]:
-    """Bytes under a name when they are UTF-8, else in base64url under the name with ``64``."""
+    """The member of a document for bytes: text, or base64url under the name with ``64`` added if they are no UTF-8."""
     try:
         return {name: raw.decode()}
     except UnicodeDecodeError:
@@ -163,7 +163,7 @@ def bytes_fields(raw: bytes, name: str) -> dict[str, str]:
 
 
 def value_fields(value: Bytes) -> dict[str, str]:
-    """A value in a document: as text, or in base64 when it is none."""
+    """The members of a document for a value: text, or base64 if the value is no UTF-8."""
     raw = checks.value_bytes(value)
     try:
         return {"value": raw.decode()}
@@ -172,7 +172,7 @@ def value_fields(value: Bytes) -> dict[str, str]:
 
 
 def condition_fields(if_revision: str | int | None, if_absent: bool, if_exists: bool) -> dict[str, Any]:
-    """A condition in a document.
+    """The member of a document for a condition; empty without one.
 
     Raises:
         InvalidArgumentError: There are two conditions.
@@ -194,11 +194,11 @@ def condition_fields(if_revision: str | int | None, if_absent: bool, if_exists: 
 
 
 def document_of(operation: Operation) -> dict[str, Any]:
-    """An operation as JSON has it.
+    """The JSON document of an operation.
 
     Raises:
-        TypeError: It is no operation, or a member has a wrong type.
-        InvalidArgumentError: The operation makes no sense.
+        TypeError: The argument is no operation, or a member has a wrong type.
+        InvalidArgumentError: The operation has a wrong value.
     """
     if not isinstance(operation, Operation):
         raise TypeError(f"an operation is a Get, Put, Delete, Increment or Touch, not {type(operation).__name__}")
@@ -230,11 +230,11 @@ def increment_fields(by: int, initial: int) -> dict[str, str]:
 
 
 def compare_document(compare: Compare) -> dict[str, Any]:
-    """A comparison as JSON has it.
+    """The JSON document of a comparison.
 
     Raises:
         InvalidArgumentError: The comparison asks for nothing, or for two things.
-        TypeError: It is no comparison.
+        TypeError: The argument is no comparison.
     """
     if not isinstance(compare, Compare):
         raise TypeError(f"a comparison is a Compare, not {type(compare).__name__}")
@@ -335,7 +335,7 @@ _CONDITIONS = frozenset({"if_revision", "if_absent", "if_exists"})
 
 
 def operation_from(document: object) -> Operation:
-    """Reads an operation as JSON has it; ``document_of`` writes it.
+    """Reads the JSON document of an operation; the opposite of ``document_of``.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -383,7 +383,7 @@ def _number(document: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def compare_from(document: object) -> Compare:
-    """Reads a comparison as JSON has it.
+    """Reads the JSON document of a comparison.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -406,7 +406,7 @@ def compare_from(document: object) -> Compare:
 
 
 def document_of_result(operation: Operation, result: Result) -> dict[str, Any]:
-    """A result as JSON has it."""
+    """The JSON document of a result."""
     document: dict[str, Any] = {"status": result.status, **key_fields(operation.key)}
     if result.error is not None:
         document |= {"code": result.error.code, "detail": str(result.error), "outcome": result.error.outcome}

@@ -1,10 +1,10 @@
-"""When a request is sent once more: pure arithmetic over errors and seconds, no clock and no network.
+"""Decides whether and when a request is sent again. Pure arithmetic on errors and seconds, no clock, no network.
 
 Invariants:
 
 1. A write whose outcome is unknown is repeated only under the same idempotency key, or when repeating it is harmless.
-2. Once an attempt may have been applied, no later refusal is told as "not applied", unless the shard decided it: then
-   it would have found the first attempt's result under the key.
+2. Once an attempt may have been applied, a later refusal is not reported as "not applied", unless the shard decided it:
+   the shard would then have found the first attempt's result under the idempotency key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Attempts:
         repeatable: Whether a write may be sent again although it may have been applied.
         deadline_s: The time from the first attempt on in which further ones may begin.
         now_s: When the first attempt begins, by any clock that only goes forward.
-        draw: Gives a random number from 0 to 1, so that clients do not come back all at once.
+        draw: Gives a random number from 0 to 1, so that clients do not all repeat their requests at once.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Attempts:
         return self._uncertain is not None
 
     def progress(self, now_s: float) -> None:
-        """Begins the time anew, because a part of the answer came, as of a stream that went on."""
+        """Restarts the deadline, because a part of the answer has arrived; used for streams."""
         self._ends_s = now_s + self._deadline_s
         self._pause_s = PAUSE_MIN_S
 
@@ -75,7 +75,7 @@ class Attempts:
 
     def _may_be_repeated(self, error: DougdbError) -> bool:
         if isinstance(error, OutcomeUnknownError):
-            # A key that the shard has forgotten stays forgotten.
+            # The shard has forgotten the key, and another attempt would not change that.
             return self._repeatable and error.code != "idempotency_expired"
         if isinstance(error, UnavailableError):
             return error.passing and not isinstance(error, IdempotencyFullError)

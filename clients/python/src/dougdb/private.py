@@ -1,4 +1,4 @@
-"""Files that hold data or logs are for their owner alone, whatever the umask of who started the program."""
+"""Makes files with data or logs readable by their owner alone, whatever umask the program was started with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UMASK = 0o077
 
 @contextlib.contextmanager
 def private_files() -> Iterator[None]:
-    """Files and directories that are made meanwhile can be read by their owner alone, those of children too."""
+    """Within the block, this process and its children make files and directories that only their owner can read."""
     before = os.umask(UMASK)
     try:
         yield

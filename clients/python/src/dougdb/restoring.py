@@ -1,13 +1,13 @@
-"""A new local cluster from a backup: the data directory of ``dougctl dev``, with the volumes of all nodes.
+"""Restores a backup as a new local cluster: a data directory for ``dougctl dev`` with the volumes of all nodes.
 
 The volumes themselves are made by ``raft-node restore``, one process for each node. Invariants:
 
-1. A directory that holds anything else than this restore is refused, and left as it was found; so is any directory for
-   a backup that is damaged or that raft-node refuses.
-2. What is in an encrypted backup goes to raft-node through a pipe: in plain it lies in the new volumes alone.
-3. ``RESTORE.json``, with the restore's id, is durable before the first volume is touched, and goes last;
-   ``LAYOUT.json``, without which ``dougctl dev`` starts nothing there, comes when all volumes are whole. A run that was
-   cut off is therefore completed by the next one, under the same id.
+1. A directory that has anything else than this restore is refused, and left as it was found. It is also left as it was
+   if the backup is damaged or raft-node refuses it.
+2. The content of an encrypted backup goes to raft-node through a pipe: unencrypted it is in the new volumes only.
+3. ``RESTORE.json``, with the restore's id, is durable before the first volume is written, and is removed last.
+   ``LAYOUT.json``, without which ``dougctl dev`` starts nothing, is written when all volumes are whole. The next run
+   therefore completes an interrupted one, under the same id.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dougdb.sealing import Identities, SealingError
 
 RESTORE = "RESTORE.json"
 DAMAGED = 1
-"""The exit code by which raft-node says that a backup is damaged."""
+"""The exit code of raft-node for a damaged backup."""
 
 Feed = Callable[[BinaryIO], None]
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
@@ -43,13 +43,13 @@ RunNode = Callable[[Sequence[str], Feed | None], "subprocess.CompletedProcess[st
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be made.
+    """The description of a restore.
 
     Attributes:
         backup: The backup to restore.
         data: The data directory of the new cluster.
         layout: The nodes of the new cluster.
-        restore_id: What all nodes are given.
+        restore_id: The id of the restore, the same for all nodes.
     """
 
     backup: Backup
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def note(self) -> Path:
-        """Where ``RESTORE.json`` is."""
+        """The path of ``RESTORE.json``."""
         return self.data.root / RESTORE
 
 
@@ -73,10 +73,11 @@ def run_program(arguments: Sequence[str], feed: Feed | None = None) -> subproces
 
     Args:
         arguments: The arguments.
-        feed: Writes what raft-node reads on its standard input, which ends then; None for nothing.
+        feed: Writes the standard input of raft-node, which is closed then; None for no input.
 
     Raises:
-        Exception: Whatever ``feed`` raised, once raft-node has ended; but not that raft-node took no more.
+        Exception: The error that ``feed`` raised, after raft-node has ended. A ``BrokenPipeError`` is ignored, since
+            raft-node then says itself why it stopped reading.
     """
     # -P: a file in the user's current directory must not take the place of a module.
     argv = [sys.executable, "-P", "-m", "raft_node", *arguments]
@@ -97,7 +98,7 @@ def is_installed() -> bool:
 
 
 def verify_deeply(backup: Backup, run: Run = run_program) -> list[str] | None:
-    """What raft-node finds wrong with a backup's tables; None where it is not installed."""
+    """The faults that raft-node finds in a backup's tables; None if raft-node is not installed."""
     if not is_installed():
         return None
     done = run(["verify-backup", str(backup.path.absolute())])
@@ -108,10 +109,11 @@ def verify_deeply(backup: Backup, run: Run = run_program) -> list[str] | None:
 
 
 def plan_of(backup: Backup, data: Path, nodes: int | None) -> Plan:
-    """What a restore is to make; looks, and changes nothing.
+    """Plans a restore, and continues the plan of an interrupted one; changes nothing.
 
     Raises:
-        RefusedError: The directory is not empty, or the backup does not fit into it.
+        RefusedError: The directory has other content, the backup has other shards than 0 to n, or raft-node is not
+            installed.
     """
     if not is_installed():
         raise RefusedError("raft-node is not installed here, and it makes the nodes' volumes: install dougdb[dev]")
@@ -135,10 +137,10 @@ def plan_of(backup: Backup, data: Path, nodes: int | None) -> Plan:
 
 
 def occupy(plan: Plan) -> None:
-    """Takes the directory, and notes durably what is to be made there.
+    """Locks the directory, and writes ``RESTORE.json`` durably.
 
     Raises:
-        RefusedError: It is in use, or cannot be written.
+        RefusedError: The directory is in use, or cannot be written.
     """
     plan.data.occupy()
     if plan.note.exists():
@@ -161,7 +163,7 @@ def _nodes(plan: Plan) -> list[str]:
 
 
 def _give_up(plan: Plan) -> None:
-    """Nothing was made, and a note of it would only stand in the way of the next restore."""
+    """Removes ``RESTORE.json``, which would only hinder the next restore. Requires: no volume was made."""
     plan.note.unlink(missing_ok=True)
     plan.data.vacate()
 
@@ -172,14 +174,14 @@ def carry_out(
     """Makes all volumes, and then the layout. Requires: ``occupy``.
 
     Args:
-        plan: What is to be made.
-        on_node: Is told of each node that is done.
-        run: How raft-node is run.
+        plan: The description of the restore.
+        on_node: Called with 1 after each node.
+        run: Runs raft-node.
         identities: The keys of an encrypted backup, which is decrypted on the way to raft-node.
 
     Raises:
-        RefusedError: A volume cannot be made. The same command goes on from there, unless the backup is damaged: then
-            what this run has made is gone again.
+        RefusedError: A volume cannot be made. The same command can be repeated, and goes on from there; but if the
+            backup is damaged, the volumes that this run has made are removed again.
     """
     layout, root = plan.layout, plan.data.root
     there = {name for name in _nodes(plan) if (root / name).exists()}
@@ -213,7 +215,7 @@ def carry_out(
 
 
 def _undone(plan: Plan, there: set[str], failed: str, reason: str, *, damaged: bool) -> str:
-    """Removes what a damaged backup has made, if nothing was there before; returns what to say."""
+    """Removes the volumes of a damaged backup, unless an earlier run made some; returns the message for the user."""
     root = plan.data.root
     if damaged and not there:
         for name in _nodes(plan):

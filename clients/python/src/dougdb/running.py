@@ -1,10 +1,10 @@
-"""Runs a command while something is held, hands signals on to it, and stops it when that is lost.
+"""Runs a command while a lock is held, hands signals on to the command, and stops it when the lock is lost.
 
-It must not know what is held. Invariants:
+Must not know locks: a function tells for how long the lock is still held. Invariants:
 
 1. When ``run`` returns, the command has ended.
 2. A signal that asks for an end reaches the command, and never ends this process before it.
-3. The command is asked to stop while what it needs is surely held, and is killed before it is not any more.
+3. The command is asked to stop while the lock is still surely held, and is killed once it is not.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ STOP_SHARE = 0.25
 
 
 class Command:
-    """A command that needs something to be held.
+    """A command that may run only while a lock is held.
 
     Args:
         argv: The command and its arguments.
-        environment: Its environment.
-        left_s: For how long what it needs is surely held; 0 once it is lost.
-        grace_s: How long before its end the command is asked to stop.
+        environment: The environment of the command.
+        left_s: Gives the seconds for which the lock is surely held; 0 once it is lost.
+        grace_s: The command is asked to stop when ``left_s`` is no more than this.
 
     Attributes:
-        stopped: Whether it was asked to stop because what it needs was lost.
+        stopped: Whether the command was asked to stop because the lock was about to be lost.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Command:
         self.stopped = False
 
     def run(self) -> int:
-        """Runs it; returns its exit code, 128 and the signal's number for one that a signal ended.
+        """Runs the command; returns its exit code, or 128 plus the number of the signal that ended it.
 
         Raises:
-            OSError: It cannot be started.
+            OSError: The command cannot be started.
         """
         with self._forwarding():
-            # In a group of its own, all its children can be stopped, too. On a terminal it must stay in the group that
-            # the terminal talks to, or it could not read from it.
+            # In a process group of its own, the command can be stopped together with its children. On a terminal it
+            # must stay in the terminal's foreground group, or it could not read from the terminal.
             self._child = subprocess.Popen(  # noqa: S603 - the user's own command
                 self._argv, env=self._environment, process_group=None if _on_terminal() else 0
             )
@@ -96,10 +96,10 @@ class Command:
 
     @contextlib.contextmanager
     def _forwarding(self) -> Iterator[None]:
-        """Hands signals on to the command meanwhile."""
+        """Hands signals on to the command during the block."""
 
         def forward(number: int, frame: FrameType | None) -> None:
-            # A terminal tells its whole group of an interrupt, the command included.
+            # A terminal sends an interrupt to its whole foreground group, the command included.
             if number in (signal.SIGINT, signal.SIGQUIT) and _on_terminal():
                 return
             if self._child is None:
@@ -119,7 +119,7 @@ class Command:
 
 
 def _on_terminal() -> bool:
-    """Whether this process belongs to the group that a terminal talks to."""
+    """Whether this process belongs to the foreground group of a terminal."""
     for descriptor in (0, 1, 2):
         with contextlib.suppress(OSError):
             return os.tcgetpgrp(descriptor) == os.getpgrp()

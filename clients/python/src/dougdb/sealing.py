@@ -1,10 +1,10 @@
-"""Files that only the holder of a key can read: the format of age (age-encryption.org/v1), by ``pyrage``.
+"""Encrypts files for the holders of keys, and decrypts them: the format age-encryption.org/v1, by ``pyrage``.
 
-What is sealed is read and written piece by piece; nothing of it is held whole, in memory or anywhere else. Must not
-know what the files are. Invariants:
+Data is read and written piece by piece, so that no file is held whole in memory or in a temporary file. Must not know
+what the files contain. Invariants:
 
-1. What ``seal`` returns of was written whole: an error of the target is never lost on the way through the library.
-2. What ``unseal`` hands on of a piece has passed that piece's authentication, and without its end a file is an error.
+1. When ``seal`` returns, everything was written: an error of the target is never lost in the library.
+2. ``unseal`` writes a piece only after the piece was authenticated, and fails if the end of the file is missing.
 
 Source: https://age-encryption.org/v1; docs/operations.md, Encrypted backups.
 """
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol
 SUFFIX = ".age"
 FORMAT = "age-encryption.org/v1"
 KEY_BYTES_MAX = 1 << 20
-_SECRET = "AGE-SECRET-KEY-"  # noqa: S105 - how a key begins, and none itself
+_SECRET = "AGE-SECRET-KEY-"  # noqa: S105 - the prefix of every secret key, not a key
 _PIECE_BYTES = 64 << 10
 _TAG_BYTES = 16
 
@@ -28,20 +28,21 @@ class SealingError(Exception):
 
 
 class Sink(Protocol):
-    """Takes bytes."""
+    """A target that bytes are written to."""
 
     def write(self, data: bytes, /) -> int:
-        """Takes some."""
+        """Writes bytes; returns how many were written."""
 
     def flush(self) -> None:
-        """Nothing waits any more."""
+        """Writes the bytes that are still buffered."""
 
 
 class Recipients:
-    """Whom files are sealed for.
+    """The recipients that can decrypt a file.
 
     Attributes:
-        names: Their public keys.
+        names: The recipients' public keys, as text.
+        keys: The same keys, as objects of pyrage.
     """
 
     def __init__(self, names: Sequence[str], keys: Sequence[Any]) -> None:
@@ -50,18 +51,18 @@ class Recipients:
 
 
 class Identities:
-    """Who can read what was sealed for them. It never shows a secret."""
+    """The secret keys that decrypt files. No text that is made of this object shows them."""
 
     def __init__(self, keys: Sequence[Any]) -> None:
         self.keys = list(keys)
 
 
 def make_key(path: Path) -> str:
-    """Makes a new key, puts it into a new file that its owner alone can read, and gives its public key.
+    """Makes a new secret key in a new file that only its owner can read; returns the public key.
 
     Raises:
         SealingError: pyrage is not installed.
-        OSError: The file is there already, or cannot be written.
+        OSError: The file exists already, or cannot be written.
     """
     key = _library().x25519.Identity.generate()
     public = str(key.to_public())
@@ -71,10 +72,10 @@ def make_key(path: Path) -> str:
 
 
 def recipients_of(path: Path) -> Recipients:
-    """Reads the public keys of a file, one a line: those of age, or SSH's.
+    """Reads the public keys in a file, one in each line: keys of age or of SSH.
 
     Raises:
-        SealingError: It holds none, or something else.
+        SealingError: The file has no public key, or has a line that is none.
     """
     library, names, keys = _library(), [], []
     for line in _lines(path):
@@ -92,10 +93,10 @@ def recipients_of(path: Path) -> Recipients:
 
 
 def identities_of(path: Path) -> Identities:
-    """Reads the secret keys of a file: those of age, one a line, or one of SSH without a passphrase.
+    """Reads the secret keys in a file: keys of age, one in each line, or one key of SSH without a passphrase.
 
     Raises:
-        SealingError: It holds none, or something else. The message has no part of a key.
+        SealingError: The file has no secret key, or has a line that is none. The message has no part of a key.
     """
     library, lines = _library(), _lines(path)
     try:
@@ -112,11 +113,11 @@ def identities_of(path: Path) -> Identities:
 
 
 def seal(source: BinaryIO | Any, target: Sink, recipients: Recipients) -> None:
-    """Encrypts all that ``source`` gives into ``target``.
+    """Reads ``source`` to its end, and writes it encrypted to ``target``.
 
     Raises:
-        SealingError: The library fails.
-        Exception: Whatever reading or writing raised.
+        SealingError: The library failed.
+        Exception: The error that reading or writing raised.
     """
     library, reader, writer = _library(), _Reader(source), _Writer(target)
     try:
@@ -124,7 +125,7 @@ def seal(source: BinaryIO | Any, target: Sink, recipients: Recipients) -> None:
         writer.flush()
     except (library.EncryptError, OSError) as error:
         raise reader.error or writer.error or SealingError(f"encrypting failed: {error}") from None
-    # The library ignores errors of the last piece.
+    # The library ignores an error of the target at the last piece.
     if writer.error is not None:
         raise writer.error
     least = reader.count + _TAG_BYTES * (1 + reader.count // _PIECE_BYTES)
@@ -133,11 +134,11 @@ def seal(source: BinaryIO | Any, target: Sink, recipients: Recipients) -> None:
 
 
 def unseal(source: BinaryIO, target: Sink, identities: Identities) -> None:
-    """Decrypts all that ``source`` gives into ``target``.
+    """Reads ``source`` to its end, and writes it decrypted to ``target``.
 
     Raises:
-        SealingError: It is not encrypted, not for these keys, damaged, or cut off.
-        Exception: Whatever reading or writing raised.
+        SealingError: The source is not encrypted, encrypted for other keys, damaged, or cut off.
+        Exception: The error that reading or writing raised.
     """
     library, reader, writer = _library(), _Reader(source), _Writer(target)
     try:
@@ -157,7 +158,7 @@ def unseal(source: BinaryIO, target: Sink, identities: Identities) -> None:
 
 
 class _Reader:
-    """A source that the library reads; what it raises is kept."""
+    """A source that the library reads. It keeps the error that reading raised, since the library does not."""
 
     def __init__(self, source: BinaryIO | Any) -> None:
         self._source = source
@@ -167,11 +168,11 @@ class _Reader:
 
     @property
     def begins_as_sealed(self) -> bool:
-        """Whether it begins as the format does."""
+        """Whether the source begins with the name of the format."""
         return self._beginning == FORMAT.encode()
 
     def read(self, size: int = -1) -> bytes:
-        """Gives some."""
+        """Reads at most ``size`` bytes."""
         try:
             data: bytes = self._source.read(size if size > 0 else _PIECE_BYTES)
         except Exception as error:
@@ -184,7 +185,7 @@ class _Reader:
 
 
 class _Writer:
-    """A target that the library writes to; what it raises is kept."""
+    """A target that the library writes to. It keeps the error that writing raised, since the library does not."""
 
     def __init__(self, target: Sink) -> None:
         self._target = target
@@ -192,13 +193,13 @@ class _Writer:
         self.error: Exception | None = None
 
     def write(self, data: bytes) -> int:
-        """Takes all."""
+        """Writes all bytes."""
         self._keep(lambda: self._target.write(data))
         self.count += len(data)
         return len(data)
 
     def flush(self) -> None:
-        """Has nothing wait."""
+        """Writes the bytes that are still buffered."""
         self._keep(self._target.flush)
 
     def _keep(self, act: Callable[[], object]) -> None:
@@ -222,13 +223,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _library() -> Any:
-    """The library.
+    """Imports and returns pyrage.
 
     Raises:
-        SealingError: It is not installed.
+        SealingError: pyrage is not installed.
     """
     try:
-        import pyrage  # noqa: PLC0415 - an extra: whoever encrypts nothing needs none
+        import pyrage  # noqa: PLC0415 - an optional dependency: only encryption needs it
     except ImportError:
         raise SealingError("encryption needs pyrage: pip install 'dougdb[encryption]'") from None
     return pyrage

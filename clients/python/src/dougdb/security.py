@@ -1,7 +1,7 @@
-"""Which certificates a client trusts.
+"""The certificates that a client trusts.
 
-Invariant: a file of authorities counts as it is when a client is made; another client made later, of the same file,
-trusts what the file holds then.
+Invariant: a client trusts the authorities that were in the file when the client was made; a client that is made later
+reads the same file again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from dougdb.errors import CertificateError
 
 
 def verify(url: str, ca_file: str | None) -> ssl.SSLContext:
-    """What a client of a URL verifies the other end with.
+    """The TLS context by which a client of a URL verifies the server.
 
-    The bare context of plain HTTP still verifies, with no authority to trust: should a redirect lead to HTTPS, it is
-    refused.
+    For plain HTTP the context trusts no authority, so that a redirect to HTTPS is refused.
 
     Raises:
         CertificateError: The file cannot be read, or holds no certificate.
@@ -35,7 +34,7 @@ def verify(url: str, ca_file: str | None) -> ssl.SSLContext:
         raise CertificateError(f"{ca_file}: {error.strerror or error}") from None
 
 
-# Making a context takes longer than a request.
+# The contexts are cached, because making one takes longer than a request.
 
 
 @functools.cache
@@ -45,7 +44,7 @@ def _nobody() -> ssl.SSLContext:
 
 @functools.cache
 def _everybody() -> ssl.SSLContext:
-    # The context that httpx makes of True, but made once, and not for each connection.
+    # The same context that httpx would make for verify=True, but made once and not for each client.
     return httpx.create_ssl_context()
 
 

@@ -1,7 +1,7 @@
-"""Standard output that cannot be written to ends a command with one line, not with a traceback, and no cluster.
+"""Handles standard output that cannot be written: a command ends with one line, and a local cluster goes on.
 
-It must not know any command. A stream that was closed before the start is opened on the null device first: else the
-next file or connection would get its number, and what is printed would be written there.
+Must not know any command. A standard stream that was closed before the start is opened on the null device first:
+otherwise the next file or connection would get its number, and printed lines would be written there.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 
 
 class OutputError(Exception):
-    """Standard output cannot be written to.
+    """Standard output cannot be written.
 
-    It is no OSError on purpose: whoever handles the failure of a file must not take this one for it.
+    It is no OSError on purpose, so that code that handles the failure of a file does not catch it.
 
     Attributes:
         number: The system's error number.
@@ -27,7 +27,7 @@ class OutputError(Exception):
 
 
 class _Output(io.RawIOBase):
-    """A file descriptor to write to whose failures are ``OutputError``."""
+    """A stream that writes to a file descriptor, and raises ``OutputError`` if that fails."""
 
     def __init__(self, descriptor: int, broken: int = 0) -> None:
         self._descriptor = descriptor
@@ -53,11 +53,11 @@ class _Output(io.RawIOBase):
 
 
 def secure() -> None:
-    """Makes the standard streams safe to use. Call it first of all."""
+    """Makes the standard streams safe to use. Must be called before any file is opened."""
     closed = [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)]
     for number, is_closed in enumerate(closed):
         if is_closed:
-            # The system gives out the lowest free number, so the streams are checked in their order.
+            # The system assigns the lowest free number, so the streams are opened in the order of their numbers.
             opened = os.open(os.devnull, os.O_RDWR)
             assert opened == number
     if closed[0]:
@@ -70,7 +70,7 @@ def secure() -> None:
 
 
 def abandon() -> None:
-    """Lets go what is buffered, so that the end of the process does not try to write it once more."""
+    """Drops the buffered output, so that the end of the process does not try to write it again."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -78,11 +78,11 @@ def abandon() -> None:
 
 
 class Speaker:
-    """Says lines on a terminal, a pipe or a file that may be full or gone: what cannot be said is no reason to stop.
+    """Writes lines to a terminal, a pipe or a file; a line that cannot be written is counted and stops nothing.
 
     Args:
-        descriptor: Where lines go.
-        complaints: Where it is said, once, that lines are lost.
+        descriptor: The file descriptor to which lines are written.
+        complaints: The file descriptor to which it is written, once, that lines are lost.
     """
 
     def __init__(self, descriptor: int = 1, complaints: int = 2) -> None:
@@ -99,7 +99,7 @@ class Speaker:
             self._lost = 0
         except OSError as error:
             self._lost += 1
-            # The reader of a pipe has seen enough and wants no complaint.
+            # The reader has closed the pipe on purpose, so that a complaint would be useless.
             if not self._told and error.errno != errno.EPIPE:
                 self._complain(error)
             self._told = True

@@ -1,6 +1,6 @@
-"""What ``dougctl top`` shows: every node in a row of at most 80 columns, with rates between two looks.
+"""Makes the lines of ``dougctl top``: every node in a row of at most 80 columns, with rates between two looks.
 
-Pure functions: no terminal, no clock, no network. Invariant: a figure that nobody knows is a dash, never 0.
+Pure functions: no terminal, no clock, no network. Invariant: an unknown figure is shown as a dash, never as 0.
 
 Source: DESIGN 9; docs/operations.md, dougctl top.
 """
@@ -19,12 +19,12 @@ HOT_SLOTS = 5
 
 
 class Look(NamedTuple):
-    """What was seen at one time.
+    """The state of the cluster at one time.
 
     Attributes:
-        time_s: When, on a clock that only goes forward.
+        time_s: The time of the look, by a clock that only goes forward.
         cluster: The answer of ``/v1/cluster?vitals=true``.
-        partitions: The answer of ``/v1/partitions?counts=true``; None if there was none.
+        partitions: The answer of ``/v1/partitions?counts=true``; None if the facade did not answer it.
     """
 
     time_s: float
@@ -34,19 +34,19 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One node.
+    """The row of one node. A figure that is unknown is None.
 
     Attributes:
-        shard: Its shard.
-        node: Its name.
-        role: What it is.
-        term: Its term.
-        commit: Its commit index.
-        applied: How far it has applied.
-        lag: How many entries that is behind the newest commit of its shard.
-        rate: Entries that it applied in a second.
-        sync_ms: How long a sync of its log takes.
-        heard_ms: How long ago it heard its leader; None at a leader.
+        shard: The id of the node's shard.
+        node: The node's name.
+        role: The node's role; ``down`` if it does not answer.
+        term: The node's term.
+        commit: The node's commit index.
+        applied: The last entry of the log that the node has applied.
+        lag: How many entries ``applied`` is behind the newest commit index of the shard.
+        rate: How many entries the node applied per second.
+        sync_ms: The mean milliseconds of a sync of the node's log.
+        heard_ms: How many milliseconds ago the node heard a leader; None on a leader.
     """
 
     shard: str
@@ -62,12 +62,12 @@ class Row:
 
 
 class HotSlot(NamedTuple):
-    """A slot that is asked for often.
+    """A slot that gets many requests.
 
     Attributes:
-        slot: Its number.
+        slot: The slot's number.
         shard: The shard that owns the slot.
-        rate: How often a second, at the facade that was asked.
+        rate: How many requests per second came to the slot through the facade that was asked.
     """
 
     slot: int
@@ -85,13 +85,13 @@ SORTS: dict[str, tuple[str, Callable[[Row], Any]]] = {
     "r": ("rate", lambda row: -(row.rate or 0)),
     "f": ("fsync", lambda row: -(row.sync_ms or 0)),
 }
-"""By key of the keyboard: the name of an order, and what it goes by; equal ones stay in the order of shards."""
+"""By key of the keyboard: the name of an order and its sort key. Equal rows stay in the order of the shards."""
 
 _COLUMNS = (
     ("SHARD", 5), ("NODE", -15), ("ROLE", -9), ("TERM", 6), ("COMMIT", 10), ("APPLIED", 10), ("LAG", 6), ("RATE/S", 6),
     ("FSYNC", 5),
 )  # fmt: skip
-"""Names and widths; negative ones stand on the left."""
+"""Names and widths of the columns; those with a negative width are aligned to the left."""
 _ROLES = {"unreachable": "down", "pre-candidate": "candidate"}
 
 
@@ -100,16 +100,16 @@ def _number(text: str) -> tuple[int, str]:
 
 
 def order_named(name: str) -> str | None:
-    """The key of an order's name."""
+    """The key of the keyboard for an order's name; None if there is no such order."""
     return next((key for key, (known, _) in SORTS.items() if known == name), None)
 
 
 def rows_of(look: Look, before: Look | None) -> list[Row]:
-    """The rows of a look, in the order of shards and names.
+    """The rows of all nodes, in the order of shards and names.
 
     Args:
-        look: The look.
-        before: The one before it, for rates; None for the first.
+        look: The state of the cluster.
+        before: The state at the look before, for rates; None at the first look.
     """
     known = {} if before is None else {node.id: node for shard in before.cluster.shards for node in shard.nodes}
     passed_s = 0.0 if before is None else look.time_s - before.time_s
@@ -125,7 +125,7 @@ def _row(shard: str, node: NodeStatus, newest: int, before: NodeStatus | None, p
     if node.role == "unreachable":
         return Row(shard, node.id, role, None, None, None, None, None, None, None)
     vitals, earlier = node.vitals or {}, None if before is None else before.vitals
-    # The counts of a restarted process begin at zero.
+    # The counts of a restarted process begin at zero again, so that no rate can be told.
     same = earlier is not None and earlier.get("uptime_ms", 0) <= vitals.get("uptime_ms", 0)
     rate = None
     if before is not None and same and passed_s > 0:
@@ -145,7 +145,7 @@ def _row(shard: str, node: NodeStatus, newest: int, before: NodeStatus | None, p
 
 
 def hot_slots(look: Look, before: Look | None, most: int = HOT_SLOTS) -> list[HotSlot]:
-    """The slots that were asked for most often between two looks; none where nothing was asked."""
+    """The slots with the most requests between two looks, the busiest first; those without requests are left out."""
     if before is None or look.partitions is None or before.partitions is None or look.time_s <= before.time_s:
         return []
     counts, earlier = look.partitions.get("counts") or (), before.partitions.get("counts") or ()
@@ -153,7 +153,7 @@ def hot_slots(look: Look, before: Look | None, most: int = HOT_SLOTS) -> list[Ho
         return []
     passed_s = look.time_s - before.time_s
     owners = look.partitions.get("slots", ())
-    # Fewer than before: the facade was restarted.
+    # If a count is lower than before, the facade was restarted.
     rates = [
         (max(0, now - then) / passed_s, slot) for slot, (now, then) in enumerate(zip(counts, earlier, strict=True))
     ]
@@ -165,7 +165,7 @@ def _owner(owners: Sequence[Mapping[str, Any]], slot: int) -> int | None:
 
 
 def in_order(rows: Sequence[Row], key: str, *, reverse: bool = False) -> list[Row]:
-    """The rows in an order of ``SORTS``."""
+    """The rows, sorted by an order of ``SORTS``."""
     ordered = sorted(rows, key=SORTS[key][1])
     return ordered[::-1] if reverse else ordered
 
@@ -174,11 +174,11 @@ def lines_of(look: Look, rows: Sequence[Row], hot: Sequence[HotSlot], key: str, 
     """The lines of the screen, none wider than ``WIDTH``.
 
     Args:
-        look: What was seen.
-        rows: The nodes, in their order.
-        hot: The slots that are asked for most.
-        key: The order's key.
-        keys: Whether somebody can press keys.
+        look: The state of the cluster.
+        rows: The rows of the nodes, in the order in which they are shown.
+        hot: The slots that get the most requests.
+        key: The key of the order, as in ``SORTS``.
+        keys: Whether to explain the keys of the keyboard.
     """
     shards = look.cluster.shards
     led = sum(shard.leader is not None for shard in shards)
@@ -213,7 +213,7 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 
 def _whole(figure: int | None, width: int) -> str:
-    """A figure in so many columns: in thousands, millions or more where it needs them."""
+    """A figure in at most ``width`` columns: in thousands, millions or more if it is too long."""
     if figure is None:
         return "-"
     text = str(figure)
@@ -230,7 +230,7 @@ def _cell(text: str, width: int) -> str:
 
 
 def _middle(text: str, width: int) -> str:
-    """A name without its middle where there is no room: the end tells nodes apart."""
+    """A name, without its middle if it is too long: nodes differ by the ends of their names."""
     if len(text) <= width:
         return text
     kept = width - 1
@@ -242,7 +242,7 @@ def _cut(line: str, width: int) -> str:
 
 
 def document_of(look: Look, rows: Sequence[Row], hot: Sequence[HotSlot]) -> dict[str, Any]:
-    """The same as JSON."""
+    """The document of ``dougctl top --json``."""
     return {
         "facade": look.cluster.document.get("facade"),
         "nodes": [asdict(row) for row in rows],

@@ -1,10 +1,10 @@
-"""Copies a directory tree into the store, path -> content, and compares the two.
+"""Stores the files of a directory tree, each under its path, and compares the files with the store.
 
-It knows files and a client, neither terminals nor command lines. Invariants:
+The module knows files and a client, and must not know terminals or command lines. Invariants:
 
 1. Nothing is left out silently: every file below the root is stored, or a ``Problem`` names it.
-2. Storing the same bytes under the same key again is harmless, so that, unlike the client, it repeats a write whose
-   outcome is unknown.
+2. A write whose outcome is unknown is repeated, even without an idempotency key: storing the same bytes under the same
+   key again is harmless.
 3. Memory is bounded by ``concurrency`` files of ``VALUE_BYTES_MAX`` and a few hundred bytes per file.
 """
 
@@ -29,16 +29,16 @@ from dougdb.shapes import Consistency
 R = TypeVar("R")
 
 RETRY_S = 30.0
-"""How long a file is tried again while the store is unavailable; an election takes a second."""
+"""How many seconds a file is sent again while the store is unavailable; an election takes about one."""
 SETTLE_S = 5.0
-"""How long an eventual read may lag behind before the difference counts."""
+"""How many seconds an eventual read may lag behind before a difference is a problem."""
 
 
 Act = Callable[[AsyncDougClient, "TreeFile"], Awaitable[None]]
 
 
 class ProblemKind(StrEnum):
-    """Why a file is not in the store, or not as it is on disk."""
+    """Why a file is not in the store, or has other bytes there."""
 
     UNREADABLE = "unreadable"
     TOO_LARGE = "too large"
@@ -50,7 +50,7 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file that was not stored, or was not read back as it is."""
+    """One file that was not stored, or was not read back with the same bytes."""
 
     path: str
     kind: ProblemKind
@@ -59,7 +59,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class TreeFile:
-    """One file of the tree: where it lies, its key, and its size when it was found."""
+    """One file of the tree: its path, its key, and its size when it was found."""
 
     path: Path
     key: bytes
@@ -68,21 +68,21 @@ class TreeFile:
 
 @dataclass(slots=True)
 class Scan:
-    """What lies below a directory."""
+    """The files below a directory, and the problems with those that cannot be stored."""
 
     files: list[TreeFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def total_bytes(self) -> int:
-        """The sum of the sizes."""
+        """The sum of the sizes of all files."""
         return sum(file.size for file in self.files)
 
 
 def scan(root: Path, prefix: str = "") -> Scan:
     """Lists every file below ``root`` in the order of the names, and everything that cannot be stored.
 
-    Links are followed; one that leads back to a directory above itself is a problem, for its content has no end.
+    Links are followed, but a link to a directory above itself is a problem: following it would never end.
     """
     found = Scan()
     _scan_directory(os.fsencode(root), b"", os.fsencode(prefix), frozenset(), found)
@@ -137,12 +137,12 @@ class TreeCopy:
     """Stores files and reads them back, many at once.
 
     Args:
-        clients: The store, one client at least once there is anything to do; each has one file on its way at a time.
-            (One client with as many connections would do too, but httpx looks at every connection of a client for
+        clients: Send the requests; at least one is needed for any file. Each client sends one file at a time. (One
+            client with as many connections would be slower, since httpx looks at every connection of a client for
             every request.)
+        clock: Gives monotonic seconds.
+        sleep: Waits for some seconds.
         on_file: Called after each file with its size.
-        clock: Monotonic seconds.
-        sleep: How to wait.
     """
 
     def __init__(
@@ -161,22 +161,22 @@ class TreeCopy:
         self.stored = 0
         self.stored_bytes = 0
         self.verified = 0
-        #: The hash of each stored content, by key; a verification compares with it, even if the file has changed since.
+        #: The hash of each stored content, by key: a verification uses it even if the file has changed meanwhile.
         self._digests: dict[bytes, bytes] = {}
 
     async def store(self, files: list[TreeFile]) -> None:
         """Stores the files.
 
         Raises:
-            UnavailableError: The store stayed away for ``RETRY_S``.
+            UnavailableError: The store was unavailable for ``RETRY_S``.
         """
         await self._each(files, self._store_file)
 
     async def verify(self, files: list[TreeFile], consistency: Consistency) -> None:
-        """Reads the files back and compares them with what was stored, or with the disk if nothing was.
+        """Reads the files back, and compares each with the bytes that were stored or, if none were, with the disk.
 
         Raises:
-            UnavailableError: The store stayed away for ``RETRY_S``.
+            UnavailableError: The store was unavailable for ``RETRY_S``.
         """
 
         async def verify_file(client: AsyncDougClient, file: TreeFile) -> None:
@@ -192,7 +192,7 @@ class TreeCopy:
                 for client in self._clients[: len(files)]:
                     group.create_task(self._work(client, remaining, act))
         except* (UnavailableError, OutcomeUnknownError) as errors:
-            # All workers meet the same outage; one report of it is enough.
+            # The same outage stops all workers; one report of it is enough.
             raise _first_of(errors) from None
 
     async def _work(self, client: AsyncDougClient, remaining: Iterator[TreeFile], act: Act) -> None:
@@ -201,7 +201,7 @@ class TreeCopy:
             self._on_file(file.size)
 
     def _read(self, file: TreeFile) -> bytes | None:
-        """The file's content, or None after noting why not."""
+        """The file's content; None if it cannot be stored, which is then noted as a problem."""
         try:
             with file.path.open("rb") as stream:
                 data = stream.read(VALUE_BYTES_MAX + 1)
@@ -263,7 +263,7 @@ class TreeCopy:
         return None
 
     async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Calls again while the store is unavailable, for ``RETRY_S`` at most, ever more slowly."""
+        """Repeats a call while the store is unavailable, with growing pauses, for ``RETRY_S`` at most."""
         give_up_at = self._clock() + RETRY_S
         pause = 0.1
         while True:

@@ -1,11 +1,11 @@
-"""Writes keys as files below a directory: the way back of ``dougdb.tree``.
+"""Writes keys as files below a directory: the opposite of ``dougdb.tree``.
 
-It knows files and a client, neither terminals nor command lines. Invariants:
+The module knows files and entries, and must not know terminals or command lines. Invariants:
 
-1. No file is written outside the directory, whatever the keys are: a key whose name could lead elsewhere is a
+1. No file is written outside the directory, whatever the keys are: a key whose path could lead elsewhere is a
    ``Problem``, and no link is followed.
-2. Nothing is left out silently: every key is a file, or a ``Problem`` names it.
-3. A file appears whole or not at all, and one that is there with other bytes is replaced only if that was asked for.
+2. Nothing is left out silently: every key becomes a file, or a ``Problem`` names it.
+3. A file is written whole or not at all, and an existing file with other bytes is replaced only with ``overwrite``.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ NAME_BYTES_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A key that is no file, or not the one that it should be."""
+    """A key that was not written as a file, or whose file has other bytes."""
 
     key: bytes
     reason: str
 
 
 class _RefusedError(Exception):
-    """A key cannot be a file here."""
+    """A key cannot be written as a file below this directory."""
 
 
 @dataclass(slots=True)
 class Export:
-    """What became of the keys.
+    """The counts of an export.
 
     Attributes:
-        written: Files that were written.
-        written_bytes: Their sizes.
-        unchanged: Files that were there with the same bytes.
-        verified: Files that were read back equal.
+        written: How many files were written.
+        written_bytes: The sum of the sizes of the written files.
+        unchanged: How many files existed with the same bytes already.
+        verified: How many files were read back and were equal.
+        problems: The keys that were not written, or whose files differ.
     """
 
     written: int = 0
@@ -57,8 +58,8 @@ class TreeExport:
 
     Args:
         root: The directory.
-        prefix: What the keys begin with, and the files' paths do not.
-        overwrite: Whether files with other bytes are replaced.
+        prefix: The beginning of all keys, which is left out of the files' paths.
+        overwrite: Whether existing files with other bytes are replaced.
         on_file: Called after each key.
     """
 
@@ -70,7 +71,7 @@ class TreeExport:
         self._overwrite = overwrite
         self._on_file = on_file
         self.done = Export()
-        #: What was written, by key; a verification compares with this.
+        #: The hash of each written content, by key: a verification compares the files with it.
         self._digests: dict[bytes, bytes] = {}
 
     def write(self, entries: Iterable[Entry]) -> None:
@@ -86,7 +87,7 @@ class TreeExport:
             self._on_file()
 
     def verify(self) -> None:
-        """Reads every file back and compares it with what was in the store."""
+        """Reads every file back, and compares it with the bytes that the store had."""
         for key, digest in self._digests.items():
             try:
                 with open(self._path(key), "rb") as stream:  # noqa: PTH123 - names are bytes here
@@ -101,10 +102,10 @@ class TreeExport:
             self._on_file()
 
     def _path(self, key: bytes) -> bytes:
-        """Where a key's file lies.
+        """The path of a key's file.
 
         Raises:
-            _RefusedError: It cannot be one.
+            _RefusedError: The key has no path below the directory.
         """
         names = key.removeprefix(self._prefix).split(b"/")
         for name in names:
@@ -141,10 +142,10 @@ class TreeExport:
         self.done.written_bytes += len(entry.data)
 
     def _make_directories(self, directory: bytes) -> None:
-        """Makes the directories between the root and a file; a link among them could lead elsewhere.
+        """Makes the directories between the root and a file, and refuses links among them, which could lead elsewhere.
 
         Raises:
-            _RefusedError: One of them is a link or a file.
+            _RefusedError: One of the directories is a link or a file.
         """
         names = os.path.relpath(directory, self._root).split(b"/")
         at = self._root

@@ -181,7 +181,7 @@ def test_who_cannot_be_reached_for_its_certificate_is_told_so(trouble: str) -> N
 
 def test_hours_are_told_when_it_is_no_day_any_more() -> None:
     (finding,) = findings(well({"certificate_ends_s": NOW_S + 5400}), {}, Limits())
-    assert finding.what == "its certificate ends in 1.5 hours"
+    assert finding.what == "The certificate expires in 1.5 hours."
 
 
 def test_several_versions_are_one_finding() -> None:
@@ -242,8 +242,9 @@ def test_the_command_ends_with_0_when_nothing_is_wrong(monkeypatch: pytest.Monke
 def test_the_command_names_what_is_wrong_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     result = ask(monkeypatch, well({"disk_low": True}), "--facade", "http://127.0.0.1:9")
     assert result.exit_code == 1
-    assert result.stdout.startswith("CRITICAL: n0: refuses writes, for its disk is full (free: wal 500 B)\n    ")
-    assert "WARNING: http://127.0.0.1:9: this facade does not answer" in result.stdout
+    what = "The node refuses writes, because its disk is full (free: wal 500 B)."
+    assert result.stdout.startswith(f"CRITICAL: n0: {what}\n    Enlarge the volume")
+    assert "WARNING: http://127.0.0.1:9: The facade does not answer (" in result.stdout
     document = json.loads(ask(monkeypatch, well({"disk_low": True}), "--json").stdout)
     assert [each["code"] for each in document["findings"]] == ["disk_full"]
     assert ask(monkeypatch, well({"clock_ahead_ms": 300.0}), "--skew-max", "400").exit_code == 0

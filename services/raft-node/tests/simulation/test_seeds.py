@@ -9,7 +9,7 @@ from raft_testing.simulation import Options, missing_effects
 
 SEEDS = range(1, 501)
 OPTIONS = Options(nodes=5, operations=300, faults=10)
-FEW = range(1, 41)
+FEW = range(1, 25)
 
 
 @pytest.mark.simulation

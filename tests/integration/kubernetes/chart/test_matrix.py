@@ -86,6 +86,9 @@ MATRIX: dict[str, tuple[str, ...]] = {
         'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-x"},"data":{}}]',
     ),
 }
+FEW = {"defaults", "kind", "monitoring", "TLS"}
+"""The sets of values that `make test` takes; all of them are slow: five programs are started for each."""
+SETS = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in MATRIX]
 # What Kubernetes itself does not know, and this chart may still give.
 CUSTOM = {"monitoring.coreos.com/v1", "cert-manager.io/v1", "gateway.networking.k8s.io/v1"}
 VERSIONS = ["1.29", "1.31", "1.35"]
@@ -180,8 +183,11 @@ def spent() -> Spent:
 
 
 @pytest.fixture(scope="session")
-def rendered(tools: None, spent: Spent) -> dict[str, list[Object]]:
-    return {name: spent.on(functools.partial(render, *options)) for name, options in MATRIX.items()}
+def rendered(request: pytest.FixtureRequest, tools: None, spent: Spent) -> dict[str, list[Object]]:
+    """The objects of all sets of values that this run asks for."""
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    wanted = {call.params.get("name") for call in calls}
+    return {name: spent.on(functools.partial(render, *options)) for name, options in MATRIX.items() if name in wanted}
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +201,7 @@ def problems(rendered: dict[str, list[Object]]) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", SETS)
 def test_helm_and_kubernetes_take_it(
     name: str, rendered: dict[str, list[Object]], problems: dict[str, list[str]], spent: Spent
 ) -> None:
@@ -214,6 +220,7 @@ def test_helm_and_kubernetes_take_it(
             assert run.returncode == 0, run.stderr + run.stdout
 
 
+@pytest.mark.slow
 def test_the_whole_matrix_takes_less_than_30_s(spent: Spent) -> None:
     """After the tests above, which it adds up."""
     print(f"{spent.calls} calls of helm took {spent.seconds:.1f} s of CPU")
@@ -230,7 +237,7 @@ def test_the_schemas_would_find_a_mistake(default: list[Object]) -> None:
         assert len(validate([wrong], VERSIONS)) == len(VERSIONS), wrong
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", SETS)
 def test_an_upgrade_with_the_same_values_changes_nothing(name: str, rendered: dict[str, list[Object]]) -> None:
     assert render(*MATRIX[name], "--is-upgrade") == rendered[name]
 

@@ -1,4 +1,4 @@
-"""What differs by nature from the blocking client: the transport, waiting, and doing something meanwhile."""
+"""The parts in which the client for asyncio differs from the blocking one: transport, waiting, background work."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def http_client(
     headers: Mapping[str, str],
     transport: Transport | None,
 ) -> HttpClient:
-    """Connections to the facade, ``in_flight`` at most; every request has the headers."""
+    """An HTTP client with at most ``in_flight`` connections, which sends the headers with every request."""
     context, proxy = verify(url, ca_file), proxy_of(url)
 
     def lane() -> httpx.AsyncBaseTransport:
@@ -66,12 +66,12 @@ def http_client(
 
 
 def as_body(pieces: AsyncIterator[bytes]) -> Body:
-    """A body that is read as it comes: its pieces."""
+    """The body of an answer for the caller: an iterator of its pieces."""
     return pieces
 
 
 class Background:
-    """Something that is done while the caller does something else: a task."""
+    """Work that is done while the caller does something else, in a task of its own."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class Background:
         self._interrupts = False
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begins it. The task that calls this is the one that ``interrupt`` cancels."""
+        """Begins the work. ``interrupt`` cancels the task that calls this."""
         self._owner = asyncio.current_task()
 
         async def run() -> None:
@@ -89,14 +89,14 @@ class Background:
         self._task = asyncio.create_task(run())
 
     async def wait(self, seconds: float) -> bool:
-        """Waits, for the work itself; says whether it is to end."""
+        """Waits for some seconds, and returns whether the work is to end; called by the work itself."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ends.wait()
         return self._ends.is_set()
 
     async def stop(self) -> None:
-        """Has the work end, and waits until it has."""
+        """Asks the work to end, and waits until it has ended."""
         self._ends.set()
         while self._task is not None and not (self._task.done() and not self._interrupts):
             try:
@@ -107,28 +107,28 @@ class Background:
                     raise
 
     def interrupt(self) -> None:
-        """Cancels what the caller does meanwhile."""
+        """Cancels the task that called ``start``."""
         if self._owner is not None and not self._ends.is_set():
             self._interrupts = True
             self._owner.cancel()
 
     def was_interrupted(self) -> bool:
-        """Whether the caller is cancelled by ``interrupt`` alone; that it is cancelled is taken back then."""
+        """Whether ``interrupt`` alone cancelled the caller's task; if so, the cancellation is taken back."""
         interrupts, self._interrupts = self._interrupts, False
         return interrupts and self._owner is not None and self._owner.uncancel() == 0
 
 
 class Pace:
-    """The clock of a client, and how it waits."""
+    """The clock of a client, and its ways to wait."""
 
     def now(self) -> float:
-        """Seconds that only go forward."""
+        """The time in seconds, by a clock that only goes forward."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Waits."""
+        """Waits for some seconds."""
         await asyncio.sleep(seconds)
 
     def background(self) -> Background:
-        """Something to be done meanwhile."""
+        """A new ``Background``."""
         return Background()

@@ -1,4 +1,4 @@
-"""What differs by nature from the client for asyncio: the transport, waiting, and doing something meanwhile."""
+"""The parts in which the blocking client differs from the one for asyncio: transport, waiting, background work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def http_client(
     headers: Mapping[str, str],
     transport: Transport | None,
 ) -> HttpClient:
-    """Connections to the facade, ``in_flight`` at most; every request has the headers."""
+    """An HTTP client with at most ``in_flight`` connections, which sends the headers with every request."""
     limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
     inner = transport or httpx.HTTPTransport(verify=verify(url, ca_file), limits=limits, proxy=proxy_of(url))
     return httpx.Client(
@@ -61,7 +61,7 @@ def http_client(
 
 
 class _Pieces(io.RawIOBase):
-    """Pieces as a file that is read once, from its beginning to its end."""
+    """The pieces of a body as a file that can be read once, from its beginning to its end."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -82,51 +82,51 @@ class _Pieces(io.RawIOBase):
 
 
 def as_body(pieces: Iterator[bytes]) -> Body:
-    """A body that is read as it comes: a file."""
+    """The body of an answer for the caller: a file."""
     return cast(BinaryIO, io.BufferedReader(_Pieces(pieces), 1 << 16))
 
 
 class Background:
-    """Something that is done while the caller does something else: a thread."""
+    """Work that is done while the caller does something else, in a thread of its own."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._ends = threading.Event()
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begins it."""
+        """Begins the work."""
         self._thread = threading.Thread(target=work, daemon=True, name="dougdb-background")
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Waits, for the work itself; says whether it is to end."""
+        """Waits for some seconds, and returns whether the work is to end; called by the work itself."""
         return self._ends.wait(seconds)
 
     def stop(self) -> None:
-        """Has the work end, and waits until it has."""
+        """Asks the work to end, and waits until it has ended."""
         self._ends.set()
         if self._thread is not None:
             self._thread.join()
 
     def interrupt(self) -> None:
-        """Nothing: nobody can stop another thread."""
+        """Does nothing: a thread cannot stop another one."""
 
     def was_interrupted(self) -> bool:
-        """Never."""
+        """False: ``interrupt`` does nothing here."""
         return False
 
 
 class Pace:
-    """The clock of a client, and how it waits."""
+    """The clock of a client, and its ways to wait."""
 
     def now(self) -> float:
-        """Seconds that only go forward."""
+        """The time in seconds, by a clock that only goes forward."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Waits."""
+        """Waits for some seconds."""
         time.sleep(seconds)
 
     def background(self) -> Background:
-        """Something to be done meanwhile."""
+        """A new ``Background``."""
         return Background()

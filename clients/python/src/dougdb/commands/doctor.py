@@ -1,8 +1,8 @@
 """``dougctl doctor``: finds what is wrong with a cluster, and says what to do about it.
 
-It reads the state of nodes and members from the facades and the leaders twice, with a moment in between, so that what
-disks do now counts, and a third time if a node or a leader has just gone. The findings are made by
-``dougdb.diagnosis``.
+It reads the state of nodes and members from the facades and the leaders twice, with a moment in between, so that the
+speed of disks is measured now, and a third time if a node or a leader has just gone. ``dougdb.diagnosis`` makes the
+findings.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def doctor(
             try:
                 members[shard.id] = client.members(shard.id)
             except DougdbError:
-                continue  # Without a leader nobody knows; that is a finding already.
+                continue  # Only a leader knows the members; a missing leader is a finding already.
     asked = [Facade(url_of(context), cluster.document.get("facade"))]
     asked += [_ask(context, url) for url in facade or ()]
     found = findings(cluster, members, limits, before=before, facades=asked)
