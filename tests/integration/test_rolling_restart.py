@@ -23,7 +23,7 @@ from bench.witness import TooLate, Witness
 
 from raft_testing.linearizability import check_history
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROUNDS = int(os.environ.get("ROLLING_ROUNDS", "1"))
 """More of them make a soak test."""

@@ -212,6 +212,7 @@ def test_what_the_caller_does_not_sample_is_not_traced(cluster: Cluster, collect
     assert {span.trace_id for span in list(collector.spans)} - before <= {trace_id_of(number) for number in range(1, 7)}
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_holds_nothing_up(cluster: Cluster, collector: Collector) -> None:
     """The last test: what was traced is lost, requests are served, and the stop is not delayed by it."""
     collector.server.shutdown()

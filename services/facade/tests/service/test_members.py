@@ -235,6 +235,26 @@ async def test_an_old_disk_that_comes_back_under_its_name_serves_no_reads(make_f
     assert await restarted((1 << 62) + 1)
 
 
+async def test_a_node_whose_status_was_not_to_be_had_is_asked_again(make_facade: MakeFacade) -> None:
+    """Its stream is open again before another connection is: what disk it is on has to be found out all the same."""
+    facade = await make_facade(nodes=2)
+    await facade.http.get(MEMBERS)
+    node, known = facade.cluster.shards[0].nodes[1], facade.router.shards[0].nodes["shard-0-1"]
+    known.want()
+    await facade.until(lambda: known.up, "its stream is open")
+    ask, refusals = known.status, [True, True]
+
+    async def refused_at_first(timeout_s: float, *, vitals: bool = False) -> admin_pb2.StatusResponse | None:
+        return None if known.up and refusals and refusals.pop() else await ask(timeout_s, vitals=vitals)
+
+    known.status = refused_at_first
+    await node.stop()
+    node.incarnation = 17
+    await node.start()
+    await facade.until(lambda: known.incarnation == 17, "it is known to run on another disk")
+    assert not refusals
+
+
 async def test_openapi_describes_it(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     paths = (await facade.http.get("/openapi.json")).json()["paths"]

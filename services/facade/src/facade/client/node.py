@@ -82,6 +82,7 @@ class Node:
         trouble: Why the node could not be reached when it was last asked; None if it could, or the reason is unknown.
         link: The windows of the node's Pipe stream.
         up: Whether the node's Pipe stream is open.
+        known: Whether the node was asked for its status since then, and has answered or is about to.
         suspect: Whether the node owed an answer for too long, and has sent nothing since.
         granted: The kinds of waiting reads that it is this node's turn to take.
         copies: Second copies of reads that this node is to serve (``facade.client.hedging``).
@@ -105,6 +106,7 @@ class Node:
         self.trouble: Trouble | None = None
         self.link = link
         self.up = False
+        self.known = False
         self.suspect = False
         self.granted: set[Kind] = set()
         self.copies: deque[Operation] = deque()
@@ -169,6 +171,11 @@ class Node:
             self._alias = target
             return False
         return True
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the node owes no answer, and has told its status since its stream is open."""
+        return not self.suspect and (self.known or not self.up)
 
     def want(self) -> None:
         """Has the node's session open the Pipe stream and keep it open."""

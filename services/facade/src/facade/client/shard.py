@@ -40,10 +40,8 @@ from facade.settings import Settings
 
 REFUSED_S = 0.03
 """For this long no other node is believed that a node leads which just said that it does not lead in that term."""
-
 STATUS_TIMEOUT_S = 0.2
-SEARCH_S = 0.05
-SEARCH_IDLE_S = 0.5
+SEARCH_S, SEARCH_IDLE_S = 0.05, 0.5
 """The pauses between two rounds of asking all nodes who leads: while operations wait, and while none does."""
 
 log = structlog.get_logger()
@@ -313,8 +311,8 @@ class Shard:
     def node_up(self, node: Node) -> None:
         """Notes that the node's stream is open."""
         node.link.reset(self._loop.time())
-        node.up, node.suspect = not node.retired, False
-        # The node may run on another disk now, which its status tells.
+        # The node may run on another disk now, which its status tells: it is asked until it has told.
+        node.up, node.suspect, node.known = not node.retired, False, False
         self._search.set()
         self._hurry.set()
         self._grant()
@@ -470,11 +468,12 @@ class Shard:
         async with Questions(self._ask) as questions:
             while True:
                 await self._search.wait()
+                self._search.clear()  # Before the questions: who comes while they are under way is asked, too.
                 # A leader that vanished must not hide its successor.
                 await questions.ask(tuple(self.nodes.values()), SEARCH_S, self._all_speak)
                 if self._all_speak():
-                    self._search.clear()
                     continue
+                self._search.set()
                 in_doubt = self._leader_in_doubt()
                 self._hurry.clear()
                 self.unreachable.set()
@@ -484,12 +483,14 @@ class Shard:
                     await until(self._hurry, SEARCH_IDLE_S)
 
     def _all_speak(self) -> bool:
-        return not self._leader_in_doubt() and not any(node.suspect for node in self.nodes.values())
+        return not self._leader_in_doubt() and all(node.speaks for node in self.nodes.values())
 
     async def _ask(self, node: Node) -> None:
+        node.known = True
         status = await node.status(STATUS_TIMEOUT_S)
         if node.retired:
             return
+        node.known = node.known and status is not None
         if status is not None:
             self._consider(node, status)
             self._judge(node)
