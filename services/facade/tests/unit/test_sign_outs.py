@@ -53,3 +53,13 @@ def test_more_principals_than_there_is_room_for_end_the_sessions_that_end_first(
         sign_outs.add(f"cert:{number}", "s", 90_000.0, 80_000.0)
     assert all(name.startswith("cert:") for name in sign_outs._ended), "what is over by itself went first"
     assert not sign_outs.has("cert:new", "s", 80_001.0)
+
+
+def test_a_principal_whose_sessions_are_all_over_is_no_obstacle() -> None:
+    """The last one may run out between the look at its cookie and its end."""
+    ended = SignOuts()
+    for number in range(ENDED_OF_ONE_MAX + 1):
+        ended.add("late", str(number), 1.0, 2.0)
+    for number in range(PRINCIPALS_MAX):
+        ended.add(f"p{number}", "s", 10.0, 2.0)
+    assert ended.has("p0", "s", 10.0)

@@ -35,7 +35,7 @@ class _Ended:
     @property
     def over_s(self) -> float:
         """When nothing of this counts any more."""
-        return max(self.floor_s, *self.until_s.values())
+        return max((self.floor_s, *self.until_s.values()))
 
 
 class SignOuts:
