@@ -80,3 +80,15 @@ async def make_cluster() -> AsyncIterator[Callable[..., Awaitable[FakeCluster]]]
             return cluster
 
         yield make
+
+
+@pytest.fixture
+def make(make_facade: Callable[..., Awaitable[Facade]]) -> Callable[..., Awaitable[Facade]]:
+    """The same, but asked over sockets, as watches must be: an answer without an end needs a connection."""
+
+    async def made(**settings: Any) -> Facade:
+        facade = await make_facade(**settings)
+        await facade.use_sockets()
+        return facade
+
+    return made

@@ -19,16 +19,6 @@ from facade.routes.watch import session as session_module
 MakeFacade = Callable[..., Awaitable[Any]]
 
 
-@pytest.fixture
-def make(make_facade: MakeFacade) -> MakeFacade:
-    async def made(**settings: Any) -> Any:
-        facade = await make_facade(**settings)
-        await facade.use_sockets()
-        return facade
-
-    return made
-
-
 async def test_a_node_that_goes_is_replaced_and_nothing_is_lost(make: MakeFacade) -> None:
     facade = await make(shards=1, nodes=3)
     shard = facade.cluster.shards[0]

@@ -16,16 +16,6 @@ from doug_wire.watch import Change, ChangeKind
 MakeFacade = Callable[..., Awaitable[Any]]
 
 
-@pytest.fixture
-def make(make_facade: MakeFacade) -> MakeFacade:
-    async def made(**settings: Any) -> Any:
-        facade = await make_facade(**settings)
-        await facade.use_sockets()
-        return facade
-
-    return made
-
-
 async def test_changes_of_all_shards_come_once_and_in_order(make: MakeFacade) -> None:
     facade = await make(shards=2)
     client = await Client(facade).begun()
