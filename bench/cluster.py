@@ -369,8 +369,21 @@ class Cluster:
         headers: dict[str, str] | None = None,
         timeout_s: float = 15.0,
     ) -> Response:
-        """One request to the facade."""
-        return fetch(self.port, method, target, body, headers, timeout_s=timeout_s)
+        """One request to the facade; with ``--auth`` by the bootstrap token, unless the headers show another proof."""
+        given = headers or {}
+        shown = {} if given.keys() & {"authorization", "cookie"} else self.proof()
+        return fetch(self.port, method, target, body, {**shown, **given}, timeout_s=timeout_s)
+
+    def proof(self) -> dict[str, str]:
+        """The header with the bootstrap token of a cluster with ``--auth``; empty without."""
+        if "--auth" not in self.options:
+            return {}
+        return {"authorization": f"Bearer {self.bootstrap.read_text().strip()}"}
+
+    @property
+    def bootstrap(self) -> Path:
+        """The file of the bootstrap token."""
+        return self.data / "run" / "bootstrap.token"
 
     def status(self) -> dict[str, Any]:
         """``GET /v1/cluster``."""
