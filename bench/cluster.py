@@ -181,6 +181,7 @@ class Cluster:
         self.command = list(command or (dougctl(), "dev"))
         self.token = secrets.token_hex(8)
         self.environment = {**os.environ, **(environment or {}), TOKEN_VARIABLE: self.token}
+        self.proof: Callable[[], Mapping[str, str]] = dict  # The headers that show who asks.
         self.output = folder / "dev.out"
         self.process: subprocess.Popen[bytes] | None = None
         self._extra: list[subprocess.Popen[bytes]] = []
@@ -369,26 +370,12 @@ class Cluster:
         headers: dict[str, str] | None = None,
         timeout_s: float = 15.0,
     ) -> Response:
-        """One request to the facade; with ``--auth`` by the bootstrap token, unless the headers show another proof."""
-        given = headers or {}
-        shown = {} if given.keys() & {"authorization", "cookie"} else self.proof()
-        return fetch(self.port, method, target, body, {**shown, **given}, timeout_s=timeout_s)
-
-    def proof(self) -> dict[str, str]:
-        """The header with the bootstrap token of a cluster with ``--auth``; empty without."""
-        if "--auth" not in self.options:
-            return {}
-        return {"authorization": f"Bearer {self.bootstrap.read_text().strip()}"}
-
-    @property
-    def bootstrap(self) -> Path:
-        """The file of the bootstrap token."""
-        return self.data / "run" / "bootstrap.token"
+        """One request to the facade."""
+        return fetch(self.port, method, target, body, {**self.proof(), **(headers or {})}, timeout_s=timeout_s)
 
     def status(self) -> dict[str, Any]:
         """``GET /v1/cluster``."""
-        response = self.request("GET", "/v1/cluster")
-        if response.status != 200:
+        if (response := self.request("GET", "/v1/cluster")).status != 200:
             raise ClusterError(f"/v1/cluster answered {response.status}: {response.body[:300]!r}")
         document: dict[str, Any] = response.json()
         return document

@@ -16,7 +16,7 @@ import grpc
 import psutil
 import pytest
 from bench.cluster import Cluster, wait_for
-from bench.http11 import fetch
+from bench.http11 import Response, fetch
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
 
@@ -29,7 +29,14 @@ REFUSED_S = 60.0
 
 @pytest.fixture(scope="module")
 def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
-    return new_cluster(shards=1, nodes=3, options=["--auth"]).start()
+    cluster = new_cluster(shards=1, nodes=3, options=["--auth"])
+    cluster.proof = lambda: {"authorization": f"Bearer {bootstrap(cluster).read_text().strip()}"}
+    return cluster.start()
+
+
+def bootstrap(cluster: Cluster) -> Path:
+    """The file of the token that may do everything."""
+    return cluster.data / "run" / "bootstrap.token"
 
 
 class Person:
@@ -68,11 +75,11 @@ class Person:
 @pytest.fixture(scope="module")
 def operator(cluster: Cluster) -> Person:
     """Whoever has the bootstrap token."""
-    return Person(cluster, cluster.bootstrap.read_text().strip())
+    return Person(cluster, bootstrap(cluster).read_text().strip())
 
 
 def test_the_first_token_is_its_owners_alone(cluster: Cluster) -> None:
-    assert cluster.bootstrap.stat().st_mode & 0o777 == 0o600
+    assert bootstrap(cluster).stat().st_mode & 0o777 == 0o600
 
 
 def test_an_application_that_may_only_read_config(cluster: Cluster, operator: Person) -> None:
@@ -139,16 +146,19 @@ def test_a_watch_ends_with_its_token(operator: Person) -> None:
 
 
 def test_a_browser_signs_in_and_other_pages_get_nothing(cluster: Cluster, operator: Person) -> None:
-    signed = cluster.request("POST", "/v1/auth/session", headers=cluster.proof())
+    def ask(method: str, target: str, **headers: str) -> Response:
+        return fetch(cluster.port, method, target, headers={name.replace("_", "-"): headers[name] for name in headers})
+
+    signed = cluster.request("POST", "/v1/auth/session")
     assert signed.status == 201
     cookie, csrf = signed.headers["set-cookie"].split(";")[0], signed.json()["csrf"]
     state = "/v1/console/state"
-    assert cluster.request("GET", state, headers={"cookie": cookie}).json()["code"] == "csrf"
-    assert cluster.request("GET", state, headers={"cookie": cookie, "doug-csrf": csrf}).status == 200
-    foreign = {"cookie": cookie, "doug-csrf": csrf, "origin": "http://evil.example"}
-    assert cluster.request("POST", "/v1/shards/0/members", headers=foreign).json()["code"] == "cross_origin"
-    assert cluster.request("DELETE", "/v1/auth/session", headers={"cookie": cookie, "doug-csrf": csrf}).status == 204
-    assert cluster.request("GET", state, headers={"cookie": cookie, "doug-csrf": csrf}).status == 401
+    assert ask("GET", state, cookie=cookie).json()["code"] == "csrf"
+    assert ask("GET", state, cookie=cookie, doug_csrf=csrf).status == 200
+    foreign = ask("POST", "/v1/shards/0/members", cookie=cookie, doug_csrf=csrf, origin="http://evil.example")
+    assert foreign.json()["code"] == "cross_origin"
+    assert ask("DELETE", "/v1/auth/session", cookie=cookie, doug_csrf=csrf).status == 204
+    assert ask("GET", state, cookie=cookie, doug_csrf=csrf).status == 401
 
 
 def test_the_ports_of_nodes_serve_no_client(cluster: Cluster) -> None:
@@ -204,7 +214,7 @@ def found_in(place: str, text: str, secrets: dict[str, str]) -> list[str]:
 
 def test_no_secret_is_where_others_look(cluster: Cluster, secrets: dict[str, str], tmp_path: Path) -> None:
     """Process lists, environments, logs, the audit log, metrics, what operators see, and a backup's manifests."""
-    with_backup = {**os.environ, "DOUGDB_URL": cluster.url, "DOUGDB_TOKEN_FILE": str(cluster.bootstrap)}
+    with_backup = {**os.environ, "DOUGDB_URL": cluster.url, "DOUGDB_TOKEN_FILE": str(bootstrap(cluster))}
     making = [cluster.command[0], "backup", "create", str(tmp_path / "backup")]
     subprocess.run(making, env=with_backup, stdout=subprocess.DEVNULL, timeout=120, check=True)
     found: list[str] = []
