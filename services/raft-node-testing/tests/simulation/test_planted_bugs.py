@@ -281,7 +281,7 @@ FIRST_SEEDS: dict[type[RaftNode], int] = {RepeatsReadTokens: 110}
 
 
 # One of each kind in every run: what is lost on disk, what is counted too soon, what is read too early.
-IN_EVERY_RUN = (ForgetsVotes, CountsItsOwnUnsyncedEntries, ReadsWithoutAQuorum)
+IN_EVERY_RUN = (ForgetsVotes, CountsItsOwnUnsyncedEntries)
 
 
 @pytest.mark.simulation
