@@ -96,7 +96,7 @@ class CountsItsOwnUnsyncedEntries(RaftNode):
         if self.leadership is not None:
             log = self.log
             stable, log.stable_index = log.stable_index, log.last_index
-            self.leadership.advance_commit()
+            self.leadership.advance_commit(self._state.now)
             log.stable_index = stable
         return super().ready(*arguments, **named)
 
