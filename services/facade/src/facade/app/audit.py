@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, BinaryIO
 from urllib.parse import quote_from_bytes
 
@@ -102,7 +102,7 @@ class Audit:
         """Notes that a request was refused because its sender is not known."""
         self._tell("refused", caller, {"outcome": "unauthenticated", "reason": reason})
 
-    def turned_away(self, scope: Mapping[str, Any], error: ProblemError) -> None:
+    def turned_away(self, scope: MutableMapping[str, Any], error: ProblemError) -> None:
         """Notes that a request was refused before anybody asked who sent it: for its host, or the page behind it."""
         address = scope["client"][0] if scope.get("client") else ""
         caller = NOBODY._replace(

@@ -5,7 +5,7 @@ Must not know routes. It is made once and handed to every connection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import structlog
@@ -83,12 +83,12 @@ class Front:
         elif used < FEW * limit:
             self._told.discard(what)
 
-    def turned_away(self, scope: Mapping[str, Any], error: ProblemError) -> None:
+    def turned_away(self, scope: MutableMapping[str, Any], error: ProblemError) -> None:
         """Tells the audit log, if there is one, of a request that was refused whoever sent it."""
         if self.audit is not None:
             self.audit.turned_away(scope, error)
 
-    def check(self, scope: Mapping[str, Any], hosts: Sequence[bytes], *, guest: bool) -> None:
+    def check(self, scope: MutableMapping[str, Any], hosts: Sequence[bytes], *, guest: bool) -> None:
         """Refuses a request for another host, and one that came beyond the limit of connections and has no reserve.
 
         Args:
