@@ -70,6 +70,7 @@ class Faults:
         self._kinds = tuple(kinds)
         self._random = random.Random(seed)  # noqa: S311 - it only draws faults
         self._sleep = sleep
+        self._paused = ""
         self.caused: dict[str, int] = dict.fromkeys(self._kinds, 0)
 
     async def check(self) -> None:
@@ -92,6 +93,7 @@ class Faults:
         while True:
             await self._sleep(self._random.uniform(*QUIET_S))
             with contextlib.suppress(httpx.HTTPError):
+                await self._resume()
                 nodes = await self._nodes()
                 if nodes and all(each["role"] != "unreachable" for each in nodes):
                     await self._cause(self._victim(nodes), self._random.choice(self._kinds))
@@ -102,6 +104,8 @@ class Faults:
         return str(self._random.choice(chosen)["id"])
 
     async def _cause(self, node: str, kind: str) -> None:
+        if kind == "pause":
+            self._paused = node  # Even if the answer is lost.
         try:
             response = await self._send(kind, node)
             if response.status_code != httpx.codes.OK:
@@ -110,10 +114,14 @@ class Faults:
             if kind == "pause":
                 await self._sleep(self._random.uniform(*PAUSED_S))
         finally:
-            if kind == "pause":
-                # Also when this was cancelled, or the answer was lost. The supervisor would do it too, after a minute.
-                with contextlib.suppress(httpx.HTTPError):
-                    await self._send("resume", node)
+            with contextlib.suppress(httpx.HTTPError):
+                await self._resume()
+
+    async def _resume(self) -> None:
+        """Lets a paused node go on; if that is lost, the next turn does it, and at last the supervisor."""
+        if self._paused:
+            await self._send("resume", self._paused)
+            self._paused = ""
 
     async def _send(self, act: str, node: str) -> httpx.Response:
         return await self._client.post(f"{self._url}/v1/console/faults", json={"node": node, "do": act})

@@ -36,7 +36,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
         act, node = asked["do"], asked["node"]
         self.asked.append((act, node))
         if self.breaks(act):
-            raise httpx.ReadError("broken")
+            raise httpx.ConnectError("it did not get there")
         if act != "resume":
             assert not self.paused and not self.down, "another node is not back yet"
         if act == "kill":
@@ -48,7 +48,7 @@ class FakeCluster(httpx.AsyncBaseTransport):
         return httpx.Response(200, json=asked)
 
     def _nodes(self) -> list[dict[str, str]]:
-        roles = {"n0": "leader", "n1": "follower", "n2": "follower"}
+        roles = {"n0": "leader", "n1": "follower", "n2": "follower"} | dict.fromkeys(self.paused, "unreachable")
         for node in list(self.down):
             self.down[node] -= 1
             if self.down[node]:
@@ -72,8 +72,8 @@ async def caused(cluster: FakeCluster, kinds: tuple[str, ...], turns: int) -> Fa
 
     async with httpx.AsyncClient(transport=cluster) as client:
         faults = Faults(client, URL, kinds, 1, sleep)
-        running = asyncio.create_task(faults.run())
-        await enough.wait()
+        running, reached = asyncio.create_task(faults.run()), asyncio.create_task(enough.wait())
+        await asyncio.wait([running, reached], return_when=asyncio.FIRST_COMPLETED)
         running.cancel()
         await asyncio.wait([running])
     assert running.cancelled()
@@ -96,10 +96,11 @@ async def test_who_is_paused_goes_on_also_when_the_command_ends_meanwhile(turns:
     assert cluster.asked[-1][0] == "resume"
 
 
-async def test_an_answer_that_is_lost_ends_nothing() -> None:
+async def test_a_request_that_is_lost_is_sent_again() -> None:
     cluster = FakeCluster()
     cluster.breaks = lambda act: act == "resume" and len(cluster.asked) % 3 == 0
-    await caused(cluster, ("pause",), 20)
+    faults = await caused(cluster, ("pause",), 30)
+    assert faults.caused["pause"] > 5, "no other fault comes while a node is paused"
     lost = FakeCluster()
     lost.breaks = lambda act: act == "pause"
     assert (await caused(lost, ("pause",), 20)).caused == {"pause": 0}
