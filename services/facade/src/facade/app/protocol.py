@@ -345,7 +345,8 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             heads.check(version, self.headers)
             hosts = [*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))]
-            self._front.check(self.scope, hosts, guest=self._is_guest)
+            scope: Any = self.scope  # uvicorn's types of scopes are narrower.
+            self._front.check(scope, hosts, guest=self._is_guest)
         except (BadRequestError, NotAppliedError) as error:
             return error
         return None
