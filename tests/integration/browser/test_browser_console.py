@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import signal
@@ -22,6 +23,7 @@ VIEWS = {
     "timeline": "#/timeline",
     "slots": "#/slots",
     "graphs": "#/graphs",
+    "runbook": "#/runbook/DougDBNoLeader",
     "try": "#/try",
 }
 SETTLED_MS = 700
@@ -135,6 +137,89 @@ def test_all_is_done_by_keyboard_alone(tab: Callable[..., Any]) -> None:
     opened.check()
 
 
+def press_until(page: Any, text: str, key: str = "Tab") -> None:
+    """Presses a key until what has the focus says this text."""
+    focused = (
+        "(document.activeElement.getAttribute('aria-label') ?? '') + '|' + document.activeElement.textContent.trim()"
+    )
+    for _ in range(120):
+        if text in page.evaluate(focused).split("|"):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"the keyboard does not lead to {text!r}")
+
+
+def test_a_key_is_made_changed_and_deleted_by_keyboard_alone(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector("text=healthy")
+    press_until(page, "Keys")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("button:text-is('New key')")
+    press_until(page, "New key")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    assert page.evaluate("document.activeElement.textContent") == "New key", "one is back where one was"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    assert page.evaluate("document.activeElement.closest('dialog') !== null")
+    page.keyboard.type("typed/key")
+    page.keyboard.press("Tab")
+    page.keyboard.type("typed value")
+    press_until(page, "Create")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".one pre >> text=typed value")
+    assert get(cluster, "typed/key") == (200, b"typed value")
+    press_until(page, "Edit")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".editor textarea")
+    press_until(page, "Cancel")
+    page.keyboard.press("Enter")
+    press_until(page, "Delete")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    press_until(page, "Delete")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Choose a key to see its value.")
+    assert get(cluster, "typed/key")[0] == 404
+    opened.check()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_dialog_can_be_read_by_everybody(
+    tab: Callable[..., Any], cluster: Cluster, pictures: Path, scheme: str
+) -> None:
+    put(cluster, "dialogs/one", b"v")
+    cluster.await_leader("0")
+    opened = tab(color_scheme=scheme, bypass_csp=True, viewport={"width": 360, "height": 740})
+    places: dict[str, tuple[str, str]] = {
+        "new": ("#/keys", "button:text-is('New key')"),
+        "rename": ("#/keys?key=dialogs%2Fone", "button:text-is('Rename')"),
+        "delete": ("#/keys?key=dialogs%2Fone", "button:text-is('Delete')"),
+        **{what: ("#/keys?prefix=dialogs%2F", what) for what in ("count", "export", "import", "delete-all")},
+        "leader": ("#/shard/0", "button:has-text('Make leader') >> nth=0"),
+        "replace": ("#/shard/0", "button:has-text('Replace') >> nth=0"),
+        "remove": ("#/shard/0", "button:has-text('Remove') >> nth=0"),
+        "add": ("#/shard/0", "button:text-is('Add a member')"),
+    }
+    for name, (place, opener) in places.items():
+        page = opened.show(place)
+        if "(" in opener:
+            page.click(opener)
+        else:
+            page.select_option("select[aria-label='Do with all of these']", opener.removesuffix("-all"))
+        page.wait_for_selector("dialog[open]")
+        page.wait_for_timeout(SETTLED_MS)
+        page.screenshot(path=pictures / f"dialog-{name}-{scheme}.png")
+        assert serious(page) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+    opened.check()
+
+
 def test_values_are_shown_as_what_they_are(tab: Callable[..., Any]) -> None:
     opened = tab()
     page = opened.show("#/keys?key=doc%2Fjson")
@@ -201,6 +286,36 @@ def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any],
     page.click("dialog button:text-is('Delete them')")
     page.wait_for_selector("text=No key begins so.")
     assert get(cluster, "heap/3")[0] == 404
+    opened.check()
+
+
+def test_a_packed_value_keeps_its_bytes_encoding_and_end_wherever_it_goes(
+    tab: Callable[..., Any], cluster: Cluster
+) -> None:
+    packed = gzip.compress(b"many words " * 20, mtime=0)
+    headers = {"content-type": "text/plain", "content-encoding": "gzip"}
+    assert cluster.request("PUT", "/v1/kv/packed%2Fone?ttl=1h", packed, headers).status == 200
+    assert cluster.request("PUT", "/v1/kv/packed%2Fwrong", b"no gzip", headers).status == 200
+    opened = tab()
+    opened.show("#/keys?key=packed%2Fwrong").wait_for_selector(".one pre >> text=no gzip")
+    page = opened.show("#/keys?key=packed%2Fone")
+    # Some of these names belong to another shard than the first one.
+    for name in ("two", "three", "four", "five"):
+        page.wait_for_selector(".one pre >> text=many words many words")
+        page.click("button:text-is('Rename')")
+        page.fill("dialog label:has-text('New key') input", f"packed/{name}")
+        page.click("dialog button:text-is('Rename')")
+        page.wait_for_selector(f".key-name >> text=packed/{name}")
+    page.wait_for_selector(".one pre >> text=many words many words")
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "packed/copy")
+    page.check("dialog label:has-text('copy') input")
+    page.click("dialog button:text-is('Copy')")
+    page.wait_for_selector(".key-name >> text=packed/copy")
+    for name in ("five", "copy"):
+        answer = cluster.request("GET", f"/v1/kv/packed%2F{name}")
+        assert (answer.status, answer.body, answer.headers["content-encoding"]) == (200, packed, "gzip"), name
+        assert "doug-expires-at" in answer.headers, name
     opened.check()
 
 
@@ -334,11 +449,96 @@ def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
     follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower" and view.id != before)
     row = page.locator(f".faults tr:has-text('{follower}')")
-    row.locator("button:has-text('Pause for a minute')").click()
+    row.locator("button:has-text('Pause')").click()
     page.wait_for_selector(f".faults tr:has-text('{follower}') >> .unreachable")
     row.locator("button:has-text('Go on')").click()
     page.wait_for_selector(f".faults tr:has-text('{follower}') >> :is(.follower, .leader)")
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    opened.check()
+
+
+def test_a_leader_is_cut_off_and_a_disk_made_slow_by_buttons(
+    tab: Callable[..., Any], cluster: Cluster, pictures: Path
+) -> None:
+    before = cluster.await_leader("0").id
+    put(cluster, "before/the cut", b"v")
+    opened = tab()
+    page = opened.show("#/try")
+    page.click("button:has-text('Cut the leader off')")
+    page.wait_for_selector(f".note >> text={before} is cut off from the other nodes")
+    row = f".faults tr:has-text('{before}')"
+    page.wait_for_selector(f"{row} >> :is(.pre-candidate, .follower)")
+    page.wait_for_selector(".faults tbody .leader")
+    page.screenshot(path=pictures / "try-cut-off.png", full_page=True)
+    after = cluster.await_leader("0").id
+    assert after != before, "who is cut off cannot lead"
+    put(cluster, "during/the cut", b"v")
+    page.locator(row).locator("button:has-text('Go on')").click()
+    page.wait_for_selector(f"{row} >> .follower")
+    page.click('button:has-text("Slow the leader\'s disk")')
+    page.wait_for_selector(".note >> text=waits 0.4 s longer for its disk")
+    put(cluster, "with/a slow disk", b"v")
+    page = opened.show("#/timeline?shard=0")
+    for event in ("fault_began", "fault_ended", "slow_disk"):
+        page.wait_for_selector(f"table >> text={event} >> nth=0")
+    page.screenshot(path=pictures / "timeline-faults.png", full_page=True)
+    page = opened.show("#/try")
+    for button in page.locator(".faults button:has-text('Go on')").all():
+        button.click()
+    page.wait_for_selector(".note >> text=goes on without faults >> nth=-1")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    opened.check()
+
+
+def test_graphs_lead_to_runbooks_and_say_where_they_come_from(tab: Callable[..., Any], pictures: Path) -> None:
+    opened = tab()
+    page = opened.show("#/graphs")
+    page.wait_for_selector("h2:text-is('This facade')")
+    page.click("a:text-is('DougDBFsyncSlow')")
+    page.wait_for_selector("h1:has-text('DougDBFsyncSlow')")
+    page.click("a:text-is('Runbooks')")
+    page.wait_for_selector("a:text-is('DougDBNoLeader')")
+    assert page.locator(".runbooks li").count() > 20
+
+    def from_prometheus(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"source": source, "prometheus": True})
+
+    page.route("**/v1/console/history?*", from_prometheus)
+    source = "prometheus"
+    opened.show("#/graphs").wait_for_selector("h2:text-is('All facades')")
+    page.screenshot(path=pictures / "graphs-prometheus.png", full_page=True)
+    source = "facade"
+    page.wait_for_selector("text=Prometheus does not answer.")
+    page.screenshot(path=pictures / "graphs-prometheus-away.png")
+    opened.check()
+
+
+def test_the_timeline_is_of_all_nodes_or_of_one_shard(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("#/timeline")
+    page.select_option("label:has-text('Last') select", "86400")
+    page.wait_for_selector("table >> text=became_leader >> nth=0")
+    assert page.locator(".axis .lane-name").count() == len(cluster.node_ids)
+    with page.expect_download() as told:
+        page.click("button:text-is('Export as JSON')")
+    exported = json.loads(Path(told.value.path()).read_text())
+    assert {event["node"] for event in exported["events"]} == set(cluster.node_ids)
+    page.dispatch_event(".axis .mark >> nth=0", "click")
+    page.wait_for_selector("h2:text-is('Facts')")
+    page.select_option("label:has-text('Shard') select", "1")
+    page.wait_for_selector("h2:has-text('Shard 1:')")
+    page.wait_for_selector("code >> text=dougctl timeline --shard 1")
+    opened.check()
+
+
+def test_a_read_in_a_session_sees_what_the_page_has_seen(tab: Callable[..., Any]) -> None:
+    opened = tab()
+    page = opened.show("#/keys?key=doc%2Ftext")
+    page.wait_for_selector("pre >> text=plain")
+    page.select_option("label:has-text('Read') select", "session")
+    page.wait_for_selector(".receipt >> text=session read")
+    assert "doug-session: " in page.inner_text(".one .command code")
     opened.check()
 
 
