@@ -205,7 +205,7 @@ export function TryView({ state }) {
     <div class="steps">
       ${STEPS.map((step, place) => html`<${Step} key=${step.title} ...${step} number=${place + 1} />`)}
       <${WatchStep} />
-      <${Card} title=${`${STEPS.length + 2}. Lose a leader`}>
+      <${Card} title=${`${STEPS.length + 2}. Lose a leader`} class="whole">
         <p>Move leadership of <a href=${link(["shard", String(shard?.id ?? 0)])}>shard ${shard?.id ?? 0}</a> on its page: no request fails for it. Where you run it yourself (<code>make run</code>), kill the leader: another node leads within a second, and the killed one comes back.</p>
         ${shard && state.facade.faults && html`
           <p>Cut the leader off: it gives up, because it hears no majority, and the others elect one of them. Read and write meanwhile, then let it go on: it follows, in the newer term. Two nodes of five can be cut off at once; with the third no write is acknowledged any more, and none is lost.</p>
