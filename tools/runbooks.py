@@ -51,5 +51,5 @@ def module() -> str:
 
 
 def _plain(summary: str) -> str:
-    """A summary without the labels that Prometheus puts in."""
-    return re.sub(r"{{ \$labels\.(\w+) }}", r"<\1>", summary)
+    """A summary with a letter, or a name, for what Prometheus puts in."""
+    return re.sub(r"{{ \$labels\.(\w+) }}", lambda label: "N" if label[1] == "shard" else label[1].upper(), summary)

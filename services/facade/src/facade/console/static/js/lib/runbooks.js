@@ -7,161 +7,161 @@
 export const RUNBOOKS = {
  "DougDBNoLeader": {
   "severity": "critical",
-  "meaning": "Shard <shard> has no leader.",
+  "meaning": "Shard N has no leader.",
   "paragraphs": [
    "No node of the shard has led for a minute: it takes no writes and no linearizable reads; eventual reads go on. A quorum is missing, or the nodes cannot reach each other. Look at `dougctl status --shard N` for nodes that do not answer, and bring them back: recovery needs nothing else. If all of them answer, look for `became_pre_candidate` without `became_leader` in the timeline (the peer ports are cut off from each other) and for `not_for_me` in `dougdb_raft_messages_dropped_total` (volumes or addresses were mixed up). Do not delete a volume to \"reset\" a node: its votes and its log are what the quorum rests on."
   ]
  },
  "DougDBQuorumAtRisk": {
   "severity": "critical",
-  "meaning": "Shard <shard> cannot lose another node.",
+  "meaning": "Shard N cannot lose another node.",
   "paragraphs": [
    "As many nodes of the shard are gone as it can bear; with one more it stops. Bring the missing ones back before anything else, and put off what would take another one away: upgrades, drains, restarts. If a machine is lost for good, see the logs and events of the others first, so that no second one is on its way to the same end."
   ]
  },
  "DougDBMemberDown": {
   "severity": "warning",
-  "meaning": "Shard <shard> misses a node.",
+  "meaning": "Shard N misses a node.",
   "paragraphs": [
    "A voter of the shard has not been scraped for ten minutes. Either the node is down (its log's last lines say why; exit code 3 means that it refuses to run on damaged files or a wrong volume, and starting it again does not help) or only its admin port is not reached. The shard serves on; what is missing is the room for the next failure."
   ]
  },
  "DougDBSplitTerm": {
   "severity": "critical",
-  "meaning": "Two leaders of shard <shard> in term <term>.",
+  "meaning": "Two leaders of shard N in term TERM.",
   "paragraphs": [
    "Two nodes lead the same shard in the same term. Raft excludes this, so either there is a defect or a volume was copied: two nodes with the same identity vote twice. Stop all nodes of the shard at once, keep every volume and log as it is, and report it with both. An old leader in an older term is harmless and does not raise this alert."
   ]
  },
  "DougDBLeaderChurn": {
   "severity": "warning",
-  "meaning": "Shard <shard> changes its leader again and again.",
+  "meaning": "Shard N changes its leader again and again.",
   "paragraphs": [
    "The leader changed four times or more within 15 minutes; each change costs requests up to an election timeout. Usual reasons, most frequent first: a disk that syncs slowly (DougDBFsyncSlow, `slow_disk` and `resigned` in the timeline), a machine without processor time (DougDBHeartbeatLate; take away CPU limits), restarts (DougDBFlapping), and a network that loses packets. If the machines are merely small, raise `DOUGDB_ELECTION_TIMEOUT_MS` and `DOUGDB_ELECTION_TIMEOUT_MAX_MS` on all nodes of the shard."
   ]
  },
  "DougDBApplyLag": {
   "severity": "warning",
-  "meaning": "<pod> falls behind in applying.",
+  "meaning": "POD falls behind in applying.",
   "paragraphs": [
    "A node has more than 5000 committed entries to apply: eventual reads there are old, and linearizable ones wait on the leader. Look at write stalls and compaction on the storage dashboard; a stalled engine applies nothing. Otherwise the node lacks processor time. It catches up by itself once the reason is gone."
   ]
  },
  "DougDBFollowerLag": {
   "severity": "warning",
-  "meaning": "<peer> falls behind its leader.",
+  "meaning": "PEER falls behind its leader.",
   "paragraphs": [
    "The leader does not know this follower to hold more than 10000 committed entries. It is down, was down for long and catches up (then the figure falls), cannot be reached on its peer port, or its disk is too slow for the load: compare sync times by node. While it lags it hardly counts for the quorum."
   ]
  },
  "DougDBProposalsFailing": {
   "severity": "warning",
-  "meaning": "Writes to shard <shard> fail.",
+  "meaning": "Writes to shard N fail.",
   "paragraphs": [
    "More than 1 % of the writes to the shard are refused as `overloaded`, or have no known outcome within `DOUGDB_PROPOSAL_TIMEOUT_MS` (`timeout`). Overload: look at write stalls, sync times and the rate of writes; the shard takes what its slowest quorum takes. Timeouts: a quorum does not answer, see DougDBQuorumAtRisk and DougDBFollowerLag. Clients see 503 and 504; a write that ended unknown may be applied later."
   ]
  },
  "DougDBProposalsPending": {
   "severity": "warning",
-  "meaning": "Writes queue up at <pod>.",
+  "meaning": "Writes queue up at POD.",
   "paragraphs": [
    "More than 1000 writes have waited for their result at the leader for five minutes: more comes in than the quorum commits. Look at the commit time and at the sync times of all nodes of the shard: the third fastest of five sets the pace. Spreading the load over more shards helps; more facades do not."
   ]
  },
  "DougDBStateDivergence": {
   "severity": "critical",
-  "meaning": "<pod> holds something else than its leader.",
+  "meaning": "POD holds something else than its leader.",
   "paragraphs": [
    "A replica found that its data differ from its leader's: `dougctl timeline` shows `state_diverged`, with the entry and both hashes. Every replica compares, so see which ones report it. If it is one follower, that one is wrong: `dougctl members replace` it with a wiped disk. If it is all followers, the leader of that time is: move leadership first, then replace that node. Memory without error correction is the usual cause; please report everything else. Until then reads from the wrong replica may be wrong. The count goes on rising at a replica until it is replaced, for its hash stays different. See [ADR 4](adr/0004-state-divergence.md)."
   ]
  },
  "DougDBLogClockAhead": {
   "severity": "warning",
-  "meaning": "The log of shard <shard> is ahead of the clock of its leader.",
+  "meaning": "The log of shard N is ahead of the clock of its leader.",
   "paragraphs": [
    "When this leader was elected, the time in the log was more than five seconds ahead of its clock. Either its clock is behind, or that of a leader before it was ahead; `dougctl doctor` shows by how much the clocks of the nodes differ. Nothing is lost and nothing fails: the log's time never goes back, and runs on from where it was. Keys with a time to live that were written before may have expired too early by as much. Mend the time service of the machine whose clock is wrong; the alert ends with the next election (`dougctl leader transfer`)."
   ]
  },
  "DougDBHeartbeatLate": {
   "severity": "warning",
-  "meaning": "<pod> sends its heartbeats late.",
+  "meaning": "POD sends its heartbeats late.",
   "paragraphs": [
    "The leader wakes up more than 30 ms late more often than every ten seconds, and its followers may soon elect another one. It does not get the processor: another process takes it, the machine is too small, or a CPU limit throttles it (raft nodes should have none). `dougdb_event_loop_lag_seconds`, `dougdb_event_loop_timer_lag_seconds` (a histogram) and `process_cpu_seconds_total` tell which node suffers."
   ]
  },
  "DougDBFsyncSlow": {
   "severity": "warning",
-  "meaning": "The log of <pod> is slow to sync.",
+  "meaning": "The log of POD is slow to sync.",
   "paragraphs": [
    "The 99th percentile of a sync of the log is over 100 ms for ten minutes. Every commit waits for the third fastest disk of five, so one slow disk costs nothing but the room for a second one. Look for a neighbour on the same disk, a volume that has used up its burst credit, a disk about to fail (the kernel's log), and a volume that is almost full."
   ]
  },
  "DougDBFsyncVerySlow": {
   "severity": "critical",
-  "meaning": "The log of <pod> hardly syncs.",
+  "meaning": "The log of POD hardly syncs.",
   "paragraphs": [
    "As DougDBFsyncSlow, over 500 ms: a leader whose append takes more than a second gives its leadership away. Move leadership off this node (`dougctl leader transfer --shard N`), then find out what ails its disk as described there."
   ]
  },
  "DougDBWriteStall": {
   "severity": "warning",
-  "meaning": "<pod> waits for its disk instead of applying.",
+  "meaning": "POD waits for its disk instead of applying.",
   "paragraphs": [
    "Applying has waited for flushes or compactions for more than a tenth of the last minutes, so writes are refused as overload. The disk does not keep up with what comes in. If it lasts only for a bulk load, slow that down; otherwise the volume needs more throughput, or the keys more shards. `dougdb_sstable_count{level=\"0\"}` shows how far behind compaction is."
   ]
  },
  "DougDBCompactionBacklog": {
   "severity": "warning",
-  "meaning": "Compactions of <pod> do not keep up.",
+  "meaning": "Compactions of POD do not keep up.",
   "paragraphs": [
    "More than 1 GiB has waited for a compaction for half an hour. Reads look into more tables than they should, deleted values keep their space, and in the end writes stall. The reasons are those of DougDBWriteStall: too little throughput of the data volume, or too little processor time for the storage process beside the node."
   ]
  },
  "DougDBTableDamaged": {
   "severity": "critical",
-  "meaning": "<pod> has a damaged SSTable.",
+  "meaning": "POD has a damaged SSTable.",
   "paragraphs": [
    "A node reads all its SSTables in the background, at `DOUGDB_SCRUB_BYTES_PER_S` (4 MiB), and found one whose checksums do not fit; `dougctl timeline` and the node's log name the file and the place, and `dougctl sst verify` shows all of it. Nothing of a damaged block is ever served: a read or a compaction that meets it stops the node. The node is not stopped for a block that was not read, so that its other data still count while it is replaced: do that soon, with `dougctl members replace` and a wiped disk, or a new one, for disks seldom lose one block only. After `DOUGDB_SCRUB_EVERY_MS` (6 h) the next round begins."
   ]
  },
  "DougDBDiskLow": {
   "severity": "warning",
-  "meaning": "The <volume> volume of <pod> is almost full.",
+  "meaning": "The VOLUME volume of POD is almost full.",
   "paragraphs": [
    "Less than 15 % of a volume is free. Before a volume is full its node refuses writes, see [Full disks](#full-disks). Enlarge the volume. For the data volume, deleted values give their space back only after compactions: by further writes, or, where there is room for a merge, within minutes once little is written (`DOUGDB_IDLE_MERGE_MS`); for the log's volume, look whether something else is stored there."
   ]
  },
  "DougDBDiskReadOnly": {
   "severity": "critical",
-  "meaning": "<pod> refuses writes: its disk is full.",
+  "meaning": "POD refuses writes: its disk is full.",
   "paragraphs": [
    "A node refuses writes, because less than `DOUGDB_RESERVE_BYTES` is free on one of its volumes; `dougdb_disk_free_bytes` tells which. If it leads, no other voter has more room. Enlarge the volumes, or remove what else is stored there: nothing need be restarted. See [Full disks](#full-disks)."
   ]
  },
  "DougDBDiskFilling": {
   "severity": "critical",
-  "meaning": "The <volume> volume of <pod> will be full soon.",
+  "meaning": "The VOLUME volume of POD will be full soon.",
   "paragraphs": [
    "At the pace of the last hour the volume is full within four hours, and more than 60 % of it is used already. As DougDBDiskLow, but there is less time: if a bulk load is the reason, stop it. All nodes of a shard hold the same data, so the others will follow within minutes of the first; a shard that loses three of five nodes to full disks stops."
   ]
  },
  "DougDBSnapshotFailing": {
   "severity": "warning",
-  "meaning": "Snapshots of shard <shard> do not arrive.",
+  "meaning": "Snapshots of shard N do not arrive.",
   "paragraphs": [
    "Three or more transfers of snapshots failed or were refused within half an hour, so a node that fell behind the log stays behind. The receiver's log says why it refused (damage, too little room), the sender's why it gave up (no progress within `DOUGDB_SNAPSHOT_TIMEOUT_MS`). Damage that comes back points at the sender's disk or memory; `dougdb_snapshot_damages_total` by node tells which. The shard serves on meanwhile."
   ]
  },
  "DougDBSnapshotInstallStuck": {
   "severity": "warning",
-  "meaning": "<pod> does not get done with a snapshot.",
+  "meaning": "POD does not get done with a snapshot.",
   "paragraphs": [
    "A node has been putting a snapshot in place for half an hour; it applies nothing meanwhile and hardly counts for the quorum. Its data volume is very slow or hangs: look at sync times, free space and the kernel's log. Stopping the node is safe at any step: it comes back with its old state or with the new one, and gets the snapshot again if it needs it."
   ]
  },
  "DougDBShardUnreachable": {
   "severity": "critical",
-  "meaning": "No facade reaches the leader of shard <shard>.",
+  "meaning": "No facade reaches the leader of shard N.",
   "paragraphs": [
    "No facade reaches the leader of the shard; requests for its keys end with 503 or 504. If DougDBNoLeader fires too, begin there. Otherwise the shard has a leader and the facades do not get to it: check the network from the facades to the nodes' client ports, `DOUGDB_NODES` of the facades, and whether the node's `DOUGDB_CLIENT_ADVERTISE` can be reached from where the facades run."
   ]
@@ -196,28 +196,28 @@ export const RUNBOOKS = {
  },
  "DougDBDiscoveryStale": {
   "severity": "warning",
-  "meaning": "<pod> does not learn of new addresses.",
+  "meaning": "POD does not learn of new addresses.",
   "paragraphs": [
    "A facade has had no answer from its source of addresses (DNS, or the API server) for ten minutes. It goes on with the addresses it knew, so nothing fails until pods move. `dougdb_discovery_failures_total` by reason says what is wrong: with Kubernetes, mostly a missing permission (the log names the verb) or an API server that is away; with DNS, a wrong service name."
   ]
  },
  "DougDBFlapping": {
   "severity": "warning",
-  "meaning": "<pod> starts again and again.",
+  "meaning": "POD starts again and again.",
   "paragraphs": [
    "A process was started three times or more within 15 minutes. Its exit code says why: 1 is a defect (the log has the traceback), 2 are wrong settings or a taken port, 3 means that it refuses to run or to go on (damaged files, a failing disk, an identity that does not fit), 137 that it was killed, mostly for its memory. Do not let it restart on and on with code 3."
   ]
  },
  "DougDBVersionMismatch": {
   "severity": "warning",
-  "meaning": "More than one version runs in <namespace>.",
+  "meaning": "More than one version runs in NAMESPACE.",
   "paragraphs": [
    "Processes of different versions have run beside each other for four hours. Neighbouring versions understand each other, so nothing is broken, but an upgrade is stuck: look for the pod that does not become ready, and finish the upgrade or take it back."
   ]
  },
  "DougDBCertificateExpiry": {
   "severity": "warning",
-  "meaning": "The certificate of <pod> ends soon.",
+  "meaning": "The certificate of POD ends soon.",
   "paragraphs": [
    "The certificate that a process uses ends within 14 days; once it has ended, no connection to it comes about. Processes take up a renewed file by themselves, so either nothing renews it, or the new file does not reach the process, or it was refused (the log says so). Renew it as the section on certificates says, and watch `dougdb_tls_certificate_expiry_timestamp_seconds` rise."
   ]

@@ -6,7 +6,7 @@
 import { read } from "../lib/api.js";
 import { clock, count, duration, plural } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
-import { html, useEffect, useMemo, useState } from "../lib/preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
 
 /** @typedef {{node: string, start_id: string, sequence: number, time_us: number, monotonic_us: number, term: number, name: string, details: Record<string, any>, count: number, last_time_us: number}} Event */
@@ -82,6 +82,12 @@ function detailsOf(event) {
 /** @param {{events: Event[], nodes: string[], from: number, to: number, chosen: Event | null, onChoose: (event: Event) => void, onZoom: (from: number, to: number) => void}} properties */
 function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
   const height = ROW * nodes.length + 26;
+  const drawn = useRef(/** @type {SVGElement | null} */ (null));
+  useEffect(() => {
+    // Where the screen is narrow, one begins with what is new.
+    const box = drawn.current?.closest(".scroll");
+    if (box) box.scrollLeft = box.scrollWidth;
+  }, []);
   const x = (/** @type {number} */ us) => LEFT + ((us - from) / (to - from)) * (WIDTH - LEFT - 15);
   const ticks = Array.from({ length: 7 }, (_, place) => (place === 6 ? to : from + ((to - from) * place) / 6));
   const wheel = (/** @type {WheelEvent} */ event) => {
@@ -92,7 +98,7 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
     const factor = event.deltaY > 0 ? 1.5 : 1 / 1.5;
     onZoom(at - (at - from) * factor, at + (to - at) * factor);
   };
-  return html`<svg class="axis" viewBox="0 0 ${WIDTH} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
+  return html`<svg ref=${drawn} class="axis" viewBox="0 0 ${WIDTH} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
     ${ticks.map((tick) => html`<g key=${tick}><line class="tick" x1=${x(tick)} y1="0" x2=${x(tick)} y2=${height - 20} /><text class=${tick === to ? "time last" : "time"} x=${x(tick)} y=${height - 5}>${clock(tick).slice(0, to - from < 60e6 ? 12 : 8)}</text></g>`)}
     ${nodes.map((node, row) => html`<g key=${node}><line class="lane" x1=${LEFT} x2=${WIDTH} y1=${row * ROW + ROW / 2} y2=${row * ROW + ROW / 2} /><text class="lane-name" x="0" y=${row * ROW + ROW / 2 + 5}>${node}</text></g>`)}
     ${events.map((event) => {
