@@ -3,7 +3,7 @@
  * @module
  */
 
-import { randomKey, seenHeaders, send } from "./api.js";
+import { Problem, randomKey, seenHeaders, send } from "./api.js";
 import { fromBase64, pathOf } from "./keys.js";
 
 /** @typedef {import("./keys.js").Key} Key */
@@ -53,11 +53,18 @@ export function readHeaders(consistency) {
 /** @param {Key} key @param {string} [consistency] @param {AbortSignal} [signal] @returns {Promise<Value>} */
 export async function readValue(key, consistency = "linearizable", signal) {
   const started = performance.now();
-  const response = await send("GET", readPath(key, consistency), { headers: { accept: "*/*", ...readHeaders(consistency) }, signal });
+  let response;
+  try {
+    response = await send("GET", readPath(key, consistency), { headers: { accept: "*/*", ...readHeaders(consistency) }, signal });
+  } catch (failed) {
+    // A browser that cannot unpack an answer says no more than that there was none.
+    if (failed instanceof Problem && failed.code === "unreachable") return readPacked(key, consistency, signal);
+    throw failed;
+  }
   const { headers } = response;
   if (headers.get("content-encoding")) {
     // The browser would unpack it, or fail to, so that nobody could write the same bytes again.
-    await response.body?.cancel();
+    response.body?.cancel().catch(() => {});
     return readPacked(key, consistency, signal);
   }
   const data = new Uint8Array(await response.arrayBuffer());
