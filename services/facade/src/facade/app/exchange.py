@@ -134,7 +134,8 @@ class Exchange(RequestResponseCycle):
         unread = self._front.unread
         if unread.full and message["type"] == "http.response.start" and self._may_be_replaced(message):
             unread.refused += 1
-            for part in problem_messages(too_much_unread(), self.scope):
+            scope: Any = self.scope
+            for part in problem_messages(too_much_unread(), scope):
                 await self._send(part)
             self._replaced = True
             return
