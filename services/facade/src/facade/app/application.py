@@ -128,7 +128,7 @@ class Application:
                 await self._tell_defect(error, app.route, scope, send)
         except ProblemError as error:  # Raised by the two calls above: routes answer their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
-            await refusal(error)(scope, receive, named(scope, send))
+            await refusal(error)(scope, receive, send)
         finally:
             self._metrics.inflight -= 1
 
@@ -168,7 +168,7 @@ class Application:
         except ProblemError as error:
             method = method if method in METHODS else "other"
             self._metrics.request(method, error.status, "none", 0.0, console.route)
-            await refusal(error)(scope, receive, named(scope, send))
+            await refusal(error)(scope, receive, send)
             return
         if self._gate is None:
             await console(scope, receive, send)
