@@ -27,7 +27,7 @@ from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader
-from raft_node.runtime.reads.scans import ScanLimits
+from raft_node.runtime.reads.scans import OTHERS_MAX, ScanLimits
 from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
 from raft_testing.files import MemoryFileSystem
@@ -241,7 +241,7 @@ async def test_a_scan_that_lives_too_long_ends_and_lets_its_tables_go(make: Make
 
 
 async def test_scans_are_bounded_in_number_and_one_that_is_cancelled_makes_room(make: Make) -> None:
-    rig = await make(ScanLimits(scans_max=1))
+    rig = await make(ScanLimits(scans_max=1, yield_s=3600.0))
     rig.write(*(b"%05d" % number for number in range(100)), value=bytes(20_000))
     call = rig.doug.Scan(pb.ScanRequest())
     await call.read()
@@ -250,6 +250,36 @@ async def test_scans_are_bounded_in_number_and_one_that_is_cancelled_makes_room(
     call.cancel()
     await rig.ended()
     assert len(await rig.records()) == 100
+
+
+async def test_who_reads_nothing_makes_way_for_others_and_is_told_so(make: Make) -> None:
+    rig = await make(ScanLimits(scans_max=1, yield_s=0.0))
+    for number in range(400):
+        rig.write(b"%04d" % number, value=bytes(20_000))
+    scans = rig.reader.scans
+    silent = []
+    for count in range(OTHERS_MAX + 1):
+        call = rig.doug.Scan(pb.ScanRequest())
+        assert (await call.read()).revision == 400, "it finds a place, whoever holds one"
+        silent.append(call)
+        async with asyncio.timeout(60):
+            while not [held for held in scans._holding if held.waits_since_s is not None]:
+                await asyncio.sleep(0.005)
+        assert (scans.under_way, scans._others) == (1, count)
+    code, metadata = await rig.refusal()
+    assert (code, metadata["doug-code"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"), "all is bounded"
+    silent.pop().cancel()
+    await rig.ended()
+    assert len(await rig.records()) == 400
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        while await silent[0].read() is not grpc.aio.EOF:
+            pass
+    assert dict(ended.value.trailing_metadata() or ())["doug-code"] == "SCAN_EXPIRED"
+    for call in silent[1:]:
+        call.cancel()
+    async with asyncio.timeout(60):
+        while scans._others:
+            await asyncio.sleep(0.005)
 
 
 async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -> None:
