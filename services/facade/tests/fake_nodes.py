@@ -111,6 +111,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         """How many are under way."""
         self.scans: list[doug_pb2.ScanRequest] = []
         """The scans that it was asked for."""
+        self.scans_open = 0
+        """How many are under way."""
         self.scan_code = ""
         """The ``doug-code`` with which it refuses scans."""
         self.scan_pages_until_break = -1
@@ -363,6 +365,14 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         raise AssertionError
 
     async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
+        self.scans_open += 1
+        try:
+            async for page in self._pages(request, context):
+                yield page
+        finally:
+            self.scans_open -= 1
+
+    async def _pages(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:
         self.scans.append(request)
         await self._wait_while_silent()
         if self.scan_code:
