@@ -189,19 +189,21 @@ async def test_progress_on_demand_is_what_every_watch_is_promised_to_reach(make:
 async def test_many_who_ask_for_progress_share_a_round(make: MakeFacade) -> None:
     facade = await make(shards=1)
     client = await Client(facade).begun()
-    feeds, rounds = facade.router.feeds, 0
+    feeds, rounds, gate = facade.router.feeds, 0, asyncio.Event()
     ask = feeds.heads
 
     async def count(*asked: Any) -> Any:
         nonlocal rounds
         rounds += 1
+        await gate.wait()
         return await ask(*asked)
 
     feeds.heads = count
-    answers = await asyncio.gather(*(facade.http.post("/v1/watch:progress") for _ in range(50)))
-    assert {answer.status_code for answer in answers} == {200}
-    # Whoever came while the first was under way shared the second; connections are made a few at a time.
-    assert rounds < 25
+    asking = [asyncio.create_task(facade.http.post("/v1/watch:progress")) for _ in range(50)]
+    await facade.until(lambda: facade.metrics.inflight == 50, "all ask")
+    gate.set()
+    assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
+    assert rounds <= 2, "whoever came while the first was under way shared the second"
     await put(facade, "a")
     later = (await facade.http.post("/v1/watch:progress")).json()
     assert later["revisions"] == {"0": "1"}, "no round counts that began before it was asked for"
