@@ -68,6 +68,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
 
     no_slots = False
     """Whether it is of a version that does not know how to look for a slot."""
+    scans_open = 0
+    """How many scans are under way."""
 
     def __init__(self, shard: FakeShard, number: int, port: int) -> None:
         self.shard = shard
@@ -111,8 +113,6 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         """How many are under way."""
         self.scans: list[doug_pb2.ScanRequest] = []
         """The scans that it was asked for."""
-        self.scans_open = 0
-        """How many are under way."""
         self.scan_code = ""
         """The ``doug-code`` with which it refuses scans."""
         self.scan_pages_until_break = -1
