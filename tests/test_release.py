@@ -72,6 +72,7 @@ def test_packages_name_their_licences_as_far_as_they_tell_them() -> None:
     assert "licenses" not in silent
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_work_alone_is_no_release(tmp_path: Path) -> None:
     """The wheel is installed, not looked at: one that is none makes pip fail."""
     (tmp_path / "dougdb-9.9.9-py3-none-any.whl").write_bytes(b"no wheel")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import re
 import subprocess
 import tomllib
@@ -84,8 +85,18 @@ def text_of(path: Path) -> str:
 
 
 @functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Every module, parsed; the garbage collector would look through a million nodes again and again meanwhile."""
+    gc.disable()
+    try:
+        return {path: ast.parse(text_of(path)) for path in modules()}
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def parse(path: Path) -> ast.Module:
-    return ast.parse(text_of(path))
+    return trees()[path]
 
 
 @functools.cache

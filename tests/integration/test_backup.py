@@ -157,6 +157,7 @@ def test_a_follower_sent_it(saved: Saved) -> None:
     assert not leads or saved.cluster.terms() != saved.terms, "one that follows is asked first"
 
 
+@pytest.mark.slow
 def test_a_new_cluster_made_of_it_has_all_that_was_acknowledged_before(
     saved: Saved, new_cluster: Callable[..., Cluster]
 ) -> None:

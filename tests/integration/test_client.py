@@ -49,6 +49,7 @@ def test_every_example_is_true(cluster: Cluster, document: str) -> None:
     assert failed == 0
 
 
+@pytest.mark.slow
 def test_writes_happen_once_through_kills_of_facade_and_leaders(cluster: Cluster) -> None:
     """The client alone repeats: nobody around it does, and no call fails."""
     done = threading.Event()

@@ -219,6 +219,7 @@ def test_no_update_is_lost_that_was_made_under_a_condition(cluster: Cluster, sec
     assert 0 < succeeded <= last <= succeeded + unknown
 
 
+@pytest.mark.slow
 def test_what_must_be_read_from_disk_for_a_condition_is_read(cluster: Cluster) -> None:
     """After a stop in good order all of it lies in SSTables, and no block is cached."""
     keys = [f"cold/{number}" for number in range(40)]

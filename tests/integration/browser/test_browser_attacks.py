@@ -11,7 +11,7 @@ import pytest
 from bench.cluster import Cluster
 from integration.browser.foreign_site import ForeignSite
 
-pytestmark = [pytest.mark.integration, pytest.mark.seconds]
+pytestmark = [pytest.mark.integration, pytest.mark.seconds, pytest.mark.slow]
 
 EVIL = "evil.example"
 

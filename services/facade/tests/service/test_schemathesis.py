@@ -23,7 +23,7 @@ SECONDS = "60"
 @pytest.mark.parametrize(
     ("role", "examples", "seconds"),
     [
-        (None, 1, "45"),
+        (None, 1, "120"),
         pytest.param(None, 4, SECONDS, marks=pytest.mark.slow),
         *(pytest.param(role, 1, SECONDS, marks=pytest.mark.slow) for role in ("stranger", "reader", "writer", "admin")),
     ],

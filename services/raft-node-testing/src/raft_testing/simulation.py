@@ -185,6 +185,7 @@ def draw_config(chance: random.Random) -> RaftConfig:
         committed_bytes_max=chance.choice((1, 1 << 20)),
         uncommitted_bytes_max=chance.choice((500, 1 << 20)),
         cache_bytes_max=chance.choice((1, 2_000, 1 << 20)),
+        trail_ticks=chance.choice((0, 1, 1, 3)),
     )
 
 

@@ -98,6 +98,7 @@ def test_a_survivor_is_told_and_so_is_a_failure_that_proves_nothing() -> None:
 
 
 @pytest.mark.simulation
+@pytest.mark.slow
 def test_the_command_prints_what_killed_a_mutant() -> None:
     done = subprocess.run([*COMMAND, "--only", "M07"], check=False, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

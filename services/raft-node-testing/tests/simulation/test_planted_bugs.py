@@ -96,7 +96,7 @@ class CountsItsOwnUnsyncedEntries(RaftNode):
         if self.leadership is not None:
             log = self.log
             stable, log.stable_index = log.stable_index, log.last_index
-            self.leadership.advance_commit()
+            self.leadership.advance_commit(self._state.now)
             log.stable_index = stable
         return super().ready(*arguments, **named)
 
@@ -281,7 +281,7 @@ FIRST_SEEDS: dict[type[RaftNode], int] = {RepeatsReadTokens: 110}
 
 
 # One of each kind in every run: what is lost on disk, what is counted too soon, what is read too early.
-IN_EVERY_RUN = (ForgetsVotes, CountsItsOwnUnsyncedEntries, ReadsWithoutAQuorum)
+IN_EVERY_RUN = (ForgetsVotes, CountsItsOwnUnsyncedEntries)
 
 
 @pytest.mark.simulation

@@ -182,6 +182,7 @@ def until(condition: Callable[[], bool], nodes: list[Node]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_writes_are_refused_while_the_disk_is_nearly_full_and_reads_go_on(start: Callable[..., list[Node]]) -> None:
     (node,) = nodes = start(1, 24 * MIB, reserve_bytes=4 * MIB)
     until(lambda: node.put("before", b"1") == "", nodes)
@@ -235,6 +236,7 @@ def test_a_disk_that_is_full_to_the_last_byte_stops_no_node_and_loses_nothing(st
     assert "node.fatal" not in node.log_path.read_text()
 
 
+@pytest.mark.slow
 def test_leadership_moves_to_a_node_with_room(start: Callable[..., list[Node]]) -> None:
     nodes = start(3, 24 * MIB, reserve_bytes=4 * MIB, election_timeout_ms=1000, election_timeout_max_ms=2000)
     until(lambda: any(node.put("k", b"1") == "" for node in nodes), nodes)

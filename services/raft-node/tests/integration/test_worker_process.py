@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.disk import maintenance as maintenances
+from raft_node.runtime.disk import worker_process
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.storage.engine import Engine
@@ -185,6 +187,28 @@ def test_a_worker_that_stands_still_is_killed_and_another_one_does_its_task(tmp_
                 with contextlib.suppress(WorkerHungError):
                     worker.run(TASK)
         assert worker.pid != stopped
+    finally:
+        worker.close()
+
+
+def test_a_worker_that_was_killed_because_it_was_late_counts_as_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the timer's thread may run for a while before whoever started it goes on."""
+    now_s = 100.0
+
+    class Timer(threading.Timer):
+        def start(self) -> None:
+            nonlocal now_s
+            now_s += self.interval
+            self.function()
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    monkeypatch.setattr(worker_process, "time", SimpleNamespace(monotonic=lambda: now_s))
+    worker = WorkerProcess(str(tmp_path))
+    try:
+        with pytest.raises(WorkerHungError):
+            worker.run(TASK)
     finally:
         worker.close()
 

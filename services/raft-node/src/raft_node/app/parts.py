@@ -99,10 +99,12 @@ class _Wires:
 def raft_config(settings: NodeSettings) -> RaftConfig:
     """The settings as the core wants them: in ticks."""
     tick_ms = settings.tick_ms
+    heartbeat_ticks = max(1, settings.heartbeat_ms // tick_ms)
     return RaftConfig(
         election_timeout_ticks=settings.election_timeout_ms // tick_ms,
         election_timeout_ticks_max=settings.election_timeout_max_ms // tick_ms,
-        heartbeat_ticks=max(1, settings.heartbeat_ms // tick_ms),
+        heartbeat_ticks=heartbeat_ticks,
+        trail_ticks=min(-(-settings.trail_ms // tick_ms), heartbeat_ticks - 1),
         inflight_appends_max=settings.replicate_window,
         append_bytes_max=settings.replicate_bytes_max,
         uncommitted_bytes_max=settings.uncommitted_bytes_max,

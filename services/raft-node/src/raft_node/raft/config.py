@@ -28,6 +28,8 @@ class RaftConfig:
         uncommitted_bytes_max: Proposals are refused while so much is in the log that was not yet applied.
         cache_bytes_max: Entries that are stored and applied stay in memory up to this size, objects counted.
         reads_waiting_max: Linearizable reads are refused while so many wait for a round.
+        trail_ticks: For how long entries are gathered at most for voters without which a quorum answers in time; 0:
+            everything is sent to everybody at once.
         lease_ticks: For how long after a confirmed round a leader serves reads without another one; 0: never. With
             leases a voter also keeps its vote for the shortest election timeout after its own start. All members of a
             shard must count the same election timeout.
@@ -43,6 +45,7 @@ class RaftConfig:
     uncommitted_bytes_max: int = 16 << 20
     cache_bytes_max: int = 4 << 20
     reads_waiting_max: int = 1 << 16
+    trail_ticks: int = 0
     lease_ticks: int = 0
 
     def __post_init__(self) -> None:
@@ -55,6 +58,11 @@ class RaftConfig:
             raise SettingsError(
                 f"heartbeat ({self.heartbeat_ticks} ticks) < shortest ({self.election_timeout_ticks}) < longest"
                 f" election timeout ({self.election_timeout_ticks_max}) must hold"
+            )
+        if not 0 <= self.trail_ticks < self.heartbeat_ticks:
+            raise SettingsError(
+                f"entries may trail for less than a heartbeat interval ({self.heartbeat_ticks} ticks), not for"
+                f" {self.trail_ticks}"
             )
         if not 0 <= self.lease_ticks < self.election_timeout_ticks:
             # Voters count in whole ticks, so what they promise may be short by almost one.

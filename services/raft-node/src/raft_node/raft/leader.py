@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from raft_node.entry import Entry
 from raft_node.errors import TransferRefusedError
 from raft_node.raft.config import RaftConfig
+from raft_node.raft.departures import Departures
+from raft_node.raft.learners import Learners
 from raft_node.raft.lease import Lease
 from raft_node.raft.log import RaftLog
 from raft_node.raft.messages import (
@@ -34,12 +36,10 @@ from raft_node.raft.messages import (
 )
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.progress import Progress, ProgressState
-from raft_node.raft.quorum import is_quorum, quorum_value
+from raft_node.raft.quorum import is_quorum, majority, quorum_value
 from raft_node.raft.read_index import ReadIndexRounds
+from raft_node.raft.thrift import Thrift
 from raft_node.raft.types import Configuration, NodeId, ReadState
-
-_DEPARTING_TIMEOUTS = 10
-"""The number of election timeouts for which a removed node that does not answer is still sent its removal."""
 
 
 @dataclass(slots=True)
@@ -55,36 +55,6 @@ class Transfer:
     target: NodeId
     deadline_tick: int
     sent_tick: int | None = None
-
-
-@dataclass(slots=True)
-class CatchUp:
-    """How closely a learner follows, measured in rounds (thesis, 4.2.1).
-
-    Attributes:
-        goal_index: The last entry of the log when the round began.
-        goal_tick: When the round began.
-        caught_up: Whether the last round took no longer than an election timeout.
-    """
-
-    goal_index: int
-    goal_tick: int
-    caught_up: bool = False
-
-
-@dataclass(slots=True)
-class Departing:
-    """A node that was removed, and that still is to learn of its removal.
-
-    Attributes:
-        removal_index: The entry that removed it.
-        deadline_tick: When the leader gives up telling it.
-        told_tick: When the node was first told that this entry is committed; None before that.
-    """
-
-    removal_index: int
-    deadline_tick: int
-    told_tick: int | None = None
 
 
 class Leader:
@@ -124,8 +94,9 @@ class Leader:
         self.reads = ReadIndexRounds(last_read_token)
         self.lease = Lease(config.lease_ticks)
         self.progress: dict[NodeId, Progress] = {}
-        self._catch_ups: dict[NodeId, CatchUp] = {}
-        self._departing: dict[NodeId, Departing] = {}
+        self._learners = Learners(config.election_timeout_ticks)
+        self._thrift = Thrift(config.trail_ticks)
+        self._departures = Departures(config.election_timeout_ticks_max, config.heartbeat_ticks)
         self._take_members(configuration, log.last_index + 1, now)
 
     @property
@@ -144,10 +115,10 @@ class Leader:
         """Sends the heartbeats and the commit notices that are due, and gives up a transfer that took too long."""
         if self.transfer is not None and now >= self.transfer.deadline_tick:
             self._abort_transfer("timeout")
-        for learner in self._catch_ups:
-            self._measure(learner, now)
-        if self._departing:
-            self._let_go(now)
+        for learner in self._learners:
+            self._learners.measure(learner, self.progress[learner], self._log.last_index, now)
+        for node in self._departures.let_go(self.progress, now):
+            del self.progress[node]
         interval = self._config.heartbeat_ticks
         progress = self.progress
         for peer in progress.values():
@@ -174,9 +145,14 @@ class Leader:
             deadline = min(deadline, self.transfer.deadline_tick)
             if self.transfer.sent_tick is not None:
                 deadline = min(deadline, self.transfer.sent_tick + interval)
+        first, last = self._thrift.first, self._log.last_index
+        if first:
+            deadline = self._thrift.deadline(deadline)
         for node, peer in self.progress.items():
             if self._owes_commit_index(peer):
                 return 1
+            if first and peer.next_index <= last and not peer.inflights:
+                deadline = min(deadline, self._trails_until(node, peer) or deadline)
             deadline = min(deadline, peer.sent_tick + interval)
             if self._awaits_read(node):
                 deadline = min(deadline, peer.heartbeat_tick + interval)
@@ -196,9 +172,9 @@ class Leader:
             if peer.state is ProgressState.SNAPSHOT and peer.match_index + 1 >= self._log.first_index:
                 # The peer got that far by other means, such as a snapshot of an earlier leader.
                 peer.snapshot_sent(peer.match_index)
-            if message.sender in self._catch_ups:
-                self._measure(message.sender, now)
-            self.advance_commit()
+            if message.sender in self._learners:
+                self._learners.measure(message.sender, peer, self._log.last_index, now)
+            self.advance_commit(now)
         else:
             # Skip all entries of terms that the peer cannot have (the paper, end of 5.3).
             hint = self._log.last_index_of_term_at_most(message.hint_index, message.hint_term)
@@ -256,15 +232,12 @@ class Leader:
 
     def depart(self, node: NodeId, index: int, now: int) -> None:
         """Goes on sending to a node, for a while, so that it learns from the entry at ``index`` that it was removed."""
-        if node not in self._departing:
-            deadline = now + _DEPARTING_TIMEOUTS * self._config.election_timeout_ticks_max
-            self._departing[node] = Departing(index, deadline)
+        if self._departures.add(node, index, now):
             self.progress.setdefault(node, self._new_progress(index, now))
 
     def caught_up(self, learner: NodeId) -> bool:
         """Whether a learner follows closely enough to become a voter without holding commits up."""
-        catch_up = self._catch_ups.get(learner)
-        return catch_up is not None and catch_up.caught_up
+        return self._learners.caught_up(learner)
 
     # Transfer.
 
@@ -328,19 +301,29 @@ class Leader:
 
     # Consequences.
 
-    def advance_commit(self) -> None:
+    def advance_commit(self, now: int) -> None:
         """Commits the entries that a quorum has on disk, if the last of them is of the own term."""
         own = self._log.stable_index
         index = quorum_value([own if v == self._id else self.progress[v].match_index for v in self._voters])
+        if index <= self._log.commit_index:
+            return
         if index >= self._term_start_index:
             self._log.commit_to(index)
+            needed = majority(len(self._voters)) - (own >= index)
+            fastest = [voter for voter in self._other_voters if self.progress[voter].match_index >= index]
+            self._thrift.answered(fastest, needed, len(self._other_voters), now)
 
     def send(self, now: int) -> list[ReadState]:
         """Sends the entries that the windows have room for, and begins a read round; returns the confirmed reads."""
         last = self._log.last_index
+        if self._thrift.trail_ticks:
+            self._keep_thrift(now)
+        first = self._thrift.first
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
         for node, peer in self.progress.items():
+            if first and node not in first and now < self._trails_until(node, peer):
+                continue
             # A snapshot may hold the whole log; then only an answer to a probe shows what the peer has.
             unproven = peer.cautious and peer.match_index < last
             while (peer.next_index <= last or unproven) and peer.window_open(appends_max, bytes_max):
@@ -352,7 +335,7 @@ class Leader:
         """Checks the invariants that are cheap to check."""
         assert self._voters == configuration.voters
         members = {*configuration.voters, *configuration.learners} - {self._id}
-        assert members == self.progress.keys() - self._departing.keys()
+        assert members == {node for node in self.progress if node not in self._departures}
         for peer in self.progress.values():
             assert 0 <= peer.match_index < peer.next_index <= self._log.last_index + 1
             assert peer.told_commit_index <= self._log.commit_index
@@ -367,39 +350,14 @@ class Leader:
         self._other_voters = tuple(voter for voter in configuration.voters if voter != self._id)
         for node in (*self._other_voters, *configuration.learners):
             # While a node was leaving it was denied snapshots; one that comes back begins anew.
-            if self._departing.pop(node, None) is not None or node not in self.progress:
+            if self._departures.come_back(node) or node not in self.progress:
                 self.progress[node] = self._new_progress(next_index, now)
-        self._catch_ups = {
-            learner: self._catch_ups.get(learner) or CatchUp(next_index, now) for learner in configuration.learners
-        }
+        self._learners.take(configuration.learners, next_index, now)
+        self._thrift.forget()
 
     @staticmethod
     def _new_progress(next_index: int, now: int) -> Progress:
         return Progress(next_index=next_index, heard_tick=now, sent_tick=now, heartbeat_tick=now)
-
-    def _measure(self, learner: NodeId, now: int) -> None:
-        """Ends a learner's round if it is at its goal, and begins the next."""
-        catch_up, peer = self._catch_ups[learner], self.progress[learner]
-        patience = self._config.election_timeout_ticks
-        in_time = now - catch_up.goal_tick <= patience
-        if peer.match_index >= catch_up.goal_index:
-            catch_up.caught_up = in_time and now - peer.heard_tick <= patience
-            catch_up.goal_index, catch_up.goal_tick = self._log.last_index, now
-        elif not in_time:
-            catch_up.caught_up = False
-
-    def _let_go(self, now: int) -> None:
-        """Forgets the removed nodes that have learned of it, or that cannot be reached."""
-        for node, departing in list(self._departing.items()):
-            peer = self.progress[node]
-            if departing.told_tick is None and peer.told_commit_index >= departing.removal_index:
-                departing.told_tick = now
-            # Every heartbeat repeats it, so a peer that answers one more has received it.
-            told = (
-                departing.told_tick is not None and peer.heard_tick - departing.told_tick > self._config.heartbeat_ticks
-            )
-            if told or now >= departing.deadline_tick:
-                del self._departing[node], self.progress[node]
 
     def _heard(self, node: NodeId, now: int) -> Progress:
         peer = self.progress[node]
@@ -410,13 +368,30 @@ class Leader:
     def _quorum_heard_tick(self, now: int) -> int:
         return quorum_value([now if v == self._id else self.progress[v].heard_tick for v in self._voters])
 
+    def _keep_thrift(self, now: int) -> None:
+        """Has nobody trail if the voters that are asked first are late, cannot be reached or are to be chosen anew."""
+        thrift = self._thrift
+        thrift.waits(self._log.commit_index < self._log.last_index or self.reads.current is not None, now)
+        if thrift.late(now) or any(self.progress[node].state is not ProgressState.REPLICATE for node in thrift.first):
+            thrift.forget()
+            self._ask_round(now)
+
+    def _trails_until(self, node: NodeId, peer: Progress) -> int:
+        """The tick until which entries for a peer are gathered; 0 if they are sent at once."""
+        if not self._thrift.trails(node) or node not in self._other_voters:
+            return 0
+        hurried = peer.next_index <= peer.wanted_index or peer.state is not ProgressState.REPLICATE
+        if hurried or (self.transfer is not None and self.transfer.target == node):
+            return 0
+        return peer.sent_tick + self._thrift.trail_ticks
+
     def _owes_commit_index(self, peer: Progress) -> bool:
         """Whether the commit index must be sent by itself, since no message to the peer will carry it soon.
 
         In a stream of proposals the next AppendEntries carries it, and when the stream ends the next heartbeat.
         """
         return (
-            not self._streaming
+            (not self._streaming or peer.told_commit_index < peer.wanted_index)
             and peer.told_commit_index < self._log.commit_index
             and not peer.inflights
             and peer.next_index > self._log.last_index
@@ -439,7 +414,7 @@ class Leader:
         start = peer.next_index
         if start < log.first_index:
             peer.needs_snapshot()
-            if node not in self._departing:
+            if node not in self._departures:
                 self._outbox.snapshots_wanted.append(node)
             self._outbox.event("snapshot_needed", peer=node.name, next_index=start, first_index=log.first_index)
             return
@@ -475,22 +450,35 @@ class Leader:
         self.transfer = None
 
     def _read_round(self, now: int) -> list[ReadState]:
-        states = self._end_round()
+        states = self._end_round(now)
         # A new leader does not know what is committed before an entry of its own term is (the paper, 8).
         if self.reads.due and self.established:
             self.reads.begin(self._log.commit_index, self._id)
-            for node in self._other_voters:
-                self._heartbeat(node, self.progress[node], now)
-            states += self._end_round()
+            self._ask_round(now)
+            states += self._end_round(now)
         return states
 
-    def _end_round(self) -> list[ReadState]:
+    def _ask_round(self, now: int) -> None:
+        """Sends the heartbeats of the round to the voters that were not asked yet, and that do not trail."""
+        current = self.reads.current
+        if current is not None and len(current.asked) < len(self._other_voters):
+            for node in self._other_voters:
+                if node not in current.asked and not self._thrift.trails(node):
+                    current.asked.add(node)
+                    self._heartbeat(node, self.progress[node], now)
+
+    def _end_round(self, now: int) -> list[ReadState]:
         """Ends a confirmed read round: answers the members that forwarded reads, and returns the leader's own reads."""
         confirmed = self.reads.take_confirmed(self._voters)
         if confirmed is None:
             return []
         if confirmed.began is not None and is_quorum(self._voters, confirmed.keep_votes):
             self.lease.renew(confirmed.began)
+        others = [voter for voter in self._other_voters if voter in confirmed.acknowledged]
+        self._thrift.answered(others, majority(len(self._voters)) - 1, len(self._other_voters), now)
         for node, token in confirmed.forwarded.items():
             self._outbox.send(ReadIndexResponse(self._id, node, self._term, token, confirmed.read_index))
+            # It waits for everything up to there.
+            if node in self.progress:
+                self.progress[node].wanted_index = confirmed.read_index
         return confirmed.read_states

@@ -433,7 +433,7 @@ class RaftNode:
                 # An acknowledgement in an older term speaks of a log that may have changed since.
                 state.outbox.send(message)
         if state.leadership is not None:
-            state.leadership.advance_commit()
+            state.leadership.advance_commit(state.now)
 
     def ready(self, writer_idle: bool) -> Ready | None:
         """The duties of the driver now, None if there are none; see ``raft_node.raft.ready``."""

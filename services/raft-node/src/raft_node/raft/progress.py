@@ -54,6 +54,7 @@ class Progress:
         heartbeat_tick: When the peer was last sent a heartbeat that it answers.
         told_commit_index: The commit index that the peer knows if no message got lost.
         probed_tick: When the peer was last probed although it was silent.
+        wanted_index: A read at the peer waits for the entries up to this one.
     """
 
     next_index: int
@@ -68,6 +69,7 @@ class Progress:
     inflight_bytes: int = 0
     told_commit_index: int = 0
     probed_tick: int = 0
+    wanted_index: int = 0
 
     def window_open(self, appends_max: int, bytes_max: int) -> bool:
         """Whether another AppendEntries may be sent now."""

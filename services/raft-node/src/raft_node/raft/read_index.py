@@ -32,12 +32,13 @@ class ReadRound:
         read_index: The commit index when the round began.
         contexts: The leader's own reads.
         forwarded: The requests of members that follow, by their sender.
+        asked: The nodes that the round's heartbeats were sent to when it began or since; for the leader to keep.
         acknowledged: The nodes that have answered, with the leader itself.
         keep_votes: Those of them that promised to keep their votes for a while.
         began: A reading of the clocks from before the round's heartbeats left; None without leases.
     """
 
-    __slots__ = ("acknowledged", "began", "contexts", "forwarded", "keep_votes", "read_index", "token")
+    __slots__ = ("acknowledged", "asked", "began", "contexts", "forwarded", "keep_votes", "read_index", "token")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class ReadRound:
         self.read_index = read_index
         self.contexts = contexts
         self.forwarded = forwarded
+        self.asked = set[NodeId]()
         self.acknowledged = {leader}
         self.keep_votes = {leader}
         self.began = began

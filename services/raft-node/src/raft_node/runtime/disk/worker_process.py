@@ -74,11 +74,12 @@ class WorkerProcess:
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
         deadline_s = self._patience * (self._deadline_s + _input_bytes(task) / BYTES_PER_S_MIN)
+        # Before the timer counts: whom it has killed was late by this clock, too.
+        ends_s = time.monotonic() + deadline_s
         # A stopped process must be killed to close the pipe to which a long task is still being written.
         timer = threading.Timer(deadline_s, process.kill)
         timer.daemon = True
         timer.start()
-        ends_s = time.monotonic() + deadline_s
         try:
             result = WorkerClient(process.stdin, _Patient(process.stdout, deadline_s)).run(task)
         except WorkerGoneError as error:

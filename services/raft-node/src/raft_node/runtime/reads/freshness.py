@@ -126,6 +126,8 @@ class Freshness:
             self._by_bound.append(waiting)
         else:
             heapq.heappush(self._by_index, (min_index, next(self._numbers), waiting))
+            # A leader sends what a read waits for at once.
+            self._ask()
         if self._timer is None:
             self._timer = loop.call_later(_EVERY_S, self._tick)
 
