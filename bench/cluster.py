@@ -181,6 +181,7 @@ class Cluster:
         self.command = list(command or (dougctl(), "dev"))
         self.token = secrets.token_hex(8)
         self.environment = {**os.environ, **(environment or {}), TOKEN_VARIABLE: self.token}
+        self.proof: Callable[[], Mapping[str, str]] = dict  # The headers that show who asks.
         self.output = folder / "dev.out"
         self.process: subprocess.Popen[bytes] | None = None
         self._extra: list[subprocess.Popen[bytes]] = []
@@ -370,12 +371,11 @@ class Cluster:
         timeout_s: float = 15.0,
     ) -> Response:
         """One request to the facade."""
-        return fetch(self.port, method, target, body, headers, timeout_s=timeout_s)
+        return fetch(self.port, method, target, body, {**self.proof(), **(headers or {})}, timeout_s=timeout_s)
 
     def status(self) -> dict[str, Any]:
         """``GET /v1/cluster``."""
-        response = self.request("GET", "/v1/cluster")
-        if response.status != 200:
+        if (response := self.request("GET", "/v1/cluster")).status != 200:
             raise ClusterError(f"/v1/cluster answered {response.status}: {response.body[:300]!r}")
         document: dict[str, Any] = response.json()
         return document

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from bench.cluster import Cluster, dougctl, wait_for
-from bench.http11 import Client, HttpError
+from bench.http11 import Client, HttpError, Response
 
 from raft_node.app.restoring import backup as node_side
 from raft_node.storage.files import OsFileSystem
@@ -126,6 +126,19 @@ def serves(cluster: Cluster) -> bool:
         return False
 
 
+def answered(cluster: Cluster, method: str, target: str, headers: dict[str, str] | None = None) -> Response:
+    """The first answer that is not that nobody can serve the request just now."""
+
+    def ask() -> Response | None:
+        try:
+            answer = cluster.request(method, target, b"", headers or {})
+        except HttpError:
+            return None
+        return answer if answer.status < 500 else None
+
+    return wait_for(ask, WAIT_S, f"an answer to {method} {target}")
+
+
 def damaged_copy(saved: Saved, folder: Path) -> Path:
     copy = folder / saved.path.name
     shutil.copytree(saved.path, copy)
@@ -192,6 +205,13 @@ def test_a_new_cluster_made_of_it_has_all_that_was_acknowledged_before(
     assert old_id != new_id
     identity = (made.data / "shard-1-2" / "data" / "IDENTITY").read_text()
     assert new_id in identity and old_id not in identity
+    # What clients know of the old cluster means nothing here: entries and revisions count anew.
+    token = answered(saved.cluster, "GET", "/v1/kv/key-0").headers["doug-session"]
+    refused = answered(made, "GET", "/v1/kv/key-0?consistency=session", {"Doug-Session": token})
+    assert (refused.status, refused.json()["code"]) == (409, "foreign_session")
+    place = answered(saved.cluster, "POST", "/v1/watch:progress", {"Doug-Client": "test"}).json()["id"]
+    watch = answered(made, "GET", f"/v1/watch?from={place}")
+    assert (watch.status, watch.json()["code"]) == (409, "foreign_watch_id")
     # The state can be backed up again, from the new cluster, under its own id.
     second = dougctl_run(made, "backup", "create", str(saved.folder), "--json")
     assert json.loads(second.stdout)["cluster_id"] == new_id

@@ -179,6 +179,31 @@ async def test_connections_are_bounded() -> None:
         endpoint.close()
 
 
+async def test_one_address_leaves_places_to_others() -> None:
+    async with serving(None, connections_max=4) as (front, _):
+        own = await connect("127.0.0.1", front.port)
+        silent = [await asyncio.open_connection("127.0.0.1", front.port)]
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        # Not for the own server: it is carried on to the other one.
+        writer.write(b"GET / HTTP/1.1\r\n")
+        async with asyncio.timeout(60):
+            while not (front.connections == 3 and front._pipes):
+                await asyncio.sleep(0)
+        assert not front._has_room("127.0.0.1")
+        assert front._has_room("10.0.0.1")
+        refused, fourth = await asyncio.open_connection("127.0.0.1", front.port)
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionResetError):
+                assert await refused.read() == b""
+        for each in (silent[0][1], writer, fourth):
+            each.close()
+        own.close()
+        async with asyncio.timeout(60):
+            while front.connections:
+                await asyncio.sleep(0)
+        assert front._has_room("127.0.0.1"), "who has gone is not counted"
+
+
 async def test_a_taken_port_is_said() -> None:
     async with serving(None) as (front, own):
         second = Front(own, ("127.0.0.1", 1), None)

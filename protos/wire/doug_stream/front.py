@@ -10,7 +10,8 @@ servers ignore; under TLS by a protocol in the list that the client offers befor
 taken off the socket until it is clear who serves it.
 
 Invariants:
-    1. A connection that does not say in time what it is, is closed; ``connections_max`` bounds how many there are.
+    1. A connection that does not say in time what it is, is closed. ``connections_max`` bounds how many there are, and
+       no address has more than three quarters of them.
     2. Whatever is not clearly for the own server is not.
 
 Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
@@ -43,6 +44,8 @@ _RECORD_BYTES_MAX = (16 << 10) + 256
 _SETTINGS_BYTES_MAX = 1024
 _ALPN_EXTENSION = 16
 _TRY_AGAIN_S = 0.02
+PART = 3 / 4
+"""The part of all connections that one address may have, so that others find some."""
 
 Contexts = Callable[[], ssl.SSLContext]
 
@@ -59,15 +62,16 @@ class Front:
             server: The own server.
             backend: The address at which grpcio's server listens.
             context: Gives the newest TLS context for the own server; plaintext without.
-            connections_max: How many connections there may be.
+            connections_max: How many connections there may be; of one address, ``PART`` of them.
         """
         self._server = server
         self._backend = backend
         self._context = context
         self._connections_max = connections_max
+        self._of_address = max(1, int(PART * connections_max))
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._deciding: set[asyncio.Task[None]] = set()
+        self._deciding: dict[asyncio.Task[None], str] = {}
         self._pipes: set[_Pipe] = set()
         self._callers: dict[int, str] = {}
 
@@ -120,22 +124,31 @@ class Front:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(listener)
+                client, peer = await loop.sock_accept(listener)
             except OSError as error:
                 if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
                 # There is no room for one more connection now.
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
-            if self.connections >= self._connections_max:
+            if not self._has_room(peer[0]):
                 client.close()
                 continue
             client.setblocking(False)
             with contextlib.suppress(OSError):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self._hand_over(client))
-            self._deciding.add(task)
-            task.add_done_callback(self._deciding.discard)
+            self._deciding[task] = peer[0]
+            task.add_done_callback(lambda done: self._deciding.pop(done, None))
+
+    def _has_room(self, host: str) -> bool:
+        """Whether one more connection of an address may be taken."""
+        if self.connections >= self._connections_max:
+            return False
+        if self.connections < self._of_address:
+            return True  # Nearly always: nobody has to be counted.
+        hosts = [*self._deciding.values(), *(pipe.host for pipe in self._pipes), *self._server.hosts()]
+        return hosts.count(host) < self._of_address
 
     async def _hand_over(self, client: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -171,6 +184,7 @@ class Front:
             # This must be set before the first byte is passed on.
             self._callers[port] = address_text(client.getpeername())
             far.on_lost = lambda: self._callers.pop(port, None)
+            near.host = client.getpeername()[0]
             await hand_over(lambda make: loop.connect_accepted_socket(make, client), lambda: near)
             joined = True
         finally:
@@ -189,6 +203,8 @@ class _Pipe(asyncio.Protocol):
         self._early: list[bytes] = []
         self._over = False
         self.ended = False
+        self.host = ""
+        """The address of the client; empty at the end that leads to grpcio's server."""
         self.on_lost: Callable[[], object] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -211,6 +211,10 @@ class Server:
         """For a new connection."""
         return ServerEndpoint(self)
 
+    def hosts(self) -> list[str]:
+        """The address of the client of each connection."""
+        return [str((endpoint.about("peername") or ("",))[0]) for endpoint in self.endpoints]
+
     async def stop(self, grace_s: float) -> None:
         """Takes no further calls, gives those that go on some time, then cuts them off."""
         self.stopping = True

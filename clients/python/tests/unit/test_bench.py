@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +21,7 @@ from dougdb.benchmark.load import Connection, Endpoint, Load, endpoint_of
 from dougdb.benchmark.plan import Plan, Requests, parse_mix
 from dougdb.cli import app
 from dougdb.client import DougClient
+from dougdb.commands import bench as bench_command
 from dougdb.commands import common
 
 PLAN = Plan({"get": 1}, "p/", 10, 5, "", "h:1", {})
@@ -278,6 +281,25 @@ def test_results_for_people_and_for_programs(running: Any, cleaned: list[str]) -
     assert all(asked.startswith("DELETE ") and "dougctl_bench" in asked for asked in cleaned)
     assert bench(running.port, "--keep").exit_code == 0
     assert len(cleaned) == 2
+
+
+def test_a_terminal_is_told_what_goes_on(running: Any, cleaned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(bench_command, "progress", told.append)
+    assert bench(running.port, "--keys", "5").exit_code == 0
+    assert told[0] == "0 keys put before the measurement" and told[-1] == ""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    common.progress("5 keys")
+    common.progress("")
+    assert sys.stderr.getvalue() == "\r5 keys\x1b[K\r\x1b[K"  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    common.progress("5 keys")
+    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
 
 
 def test_a_request_that_failed_is_exit_code_1_and_no_answer_is_4(running: Any, cleaned: list[str]) -> None:

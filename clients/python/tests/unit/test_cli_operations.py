@@ -73,6 +73,9 @@ def test_conditions_counters_and_expiry(store: Any) -> None:
         ["put", "k", "v", "--if-absent", "--if-exists"],
         ["touch", "k", "keep"],
         ["scan", "a", "--start", "b"],
+        ["scan", "a", "--prefix", "a"],
+        ["count", "--prefix", "a", "--start", "b"],
+        ["delete-range", "a", "--prefix", "a"],
         ["delete-range"],
         ["delete-range", "photos/", "--all"],
         ["delete-range", "--start", "a", "--all"],
@@ -108,7 +111,8 @@ def test_ranges(store: Any) -> None:
     documents = [json.loads(line) for line in run("scan", "--start", "b", "--end", "c", "--json").stdout.splitlines()]
     assert [each["key"] for each in documents] == ["b/\x1b[2J", "b/2"]
     assert json.loads(run("scan", "--start", "z", "--json", "--keys-only").stdout)["key64"] == "_w"
-    assert run("count", "b/").stdout == "2\n"
+    assert run("count", "b/").stdout == run("count", "--prefix", "b/").stdout == "2\n"
+    assert run("scan", "--prefix", "b/").stdout == run("scan", "b/").stdout
     assert run("delete-range", "b/", "--dry-run").stdout == "2 keys would be deleted\n"
     assert json.loads(run("delete-range", "b/", "--json").stdout)["deleted"] == 2
     assert run("delete-range", "--all").exit_code == 0

@@ -171,5 +171,10 @@ def test_dougctl_prints_changes_or_runs_a_command(store: Any, tmp_path: Path, mo
     store.script = [httpx.Response(200, content=content), refused(410, "history_gone")]
     result = RUNNER.invoke(app, ["watch", "u/"])
     assert (result.exit_code, "--from 'w1-8'" in result.stderr) == (1, True)
+    store.script = [httpx.Response(200, content=content)]
+    result = RUNNER.invoke(app, ["watch", "--prefix", "u/", "--count", "1"])
+    assert (result.exit_code, store.requests[-1].url.params["prefix"]) == (0, "u/")
+    assert RUNNER.invoke(app, ["watch", "u/", "--prefix", "u/"]).exit_code == 2
+    assert RUNNER.invoke(app, ["watch", "--prefix", "u/", "--key", "k"]).exit_code == 2
     assert RUNNER.invoke(app, ["watch", "u/", "--key", "k"]).exit_code == 2
     assert RUNNER.invoke(app, ["watch", "--events", "jump"]).exit_code == 2

@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
+from doug_wire import cores
 from facade import __version__
 from facade.app import environment, logs, security, server, tracing
 from facade.errors import AddressError, SettingsError
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not __debug__:
         sys.stderr.write("facade: assertions are part of the program; run Python without -O\n")
         return EXIT_CANNOT_START
+    cores.disable()
     try:
         settings = environment.load()
         logs.configure(settings.log_format, settings.log_level, settings.facade_id)

@@ -301,6 +301,13 @@ async def test_ranges_and_batches_take_sessions_and_bounds(make_facade: MakeFaca
     reads = {"operations": [{"op": "get", "key": "k1"}]}
     answer = await facade.http.post("/v1/batch", json=reads, headers={**SESSION, "doug-session": token})
     assert answer.json()["results"][0]["status"] == 200
+    for node in (nodes_of(facade, 0)[0], nodes_of(facade, 1)[0]):
+        node.log_index = 9
+    for asked in ("prefix=k1", "prefix=k&dry_run=true", "prefix=k&limit=2&dry_run=true"):
+        answer = await facade.http.delete(f"/v1/kv?{asked}", headers={"doug-session": token})
+        assert answer.headers["doug-consistency-used"] == "linearizable"
+        known = facade.router.directory.sessions.read(answer.headers["doug-session"].encode())
+        assert dict(known.indexes) == {0: 9, 1: 9}, "a session reads what it has deleted"
     for shard in (0, 1):
         nodes_of(facade, shard)[1].staleness_ms = 30
     for _ in range(4):

@@ -13,6 +13,7 @@ from doug_wire.scan import ScanRecord
 from facade.client.fanout import Outcome, Room
 from facade.client.places import Bytes
 from facade.client.scan import ScanQuery
+from facade.client.sessions import Seen, Session
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
 from facade.routes.ranges.deletion import RangeDeletion
 
@@ -26,6 +27,7 @@ class FakeScan:
 
     def __init__(self) -> None:
         self.revisions = {0: 1, 1: 1}
+        self.seen = [Seen(0, 5, True), Seen(1, 5, True)]
 
     async def batches(self) -> AsyncIterator[list[ScanRecord]]:
         yield [ScanRecord(0, key, 1, b"", b"", b"", 0) for key in (b"a", b"b")]
@@ -57,7 +59,10 @@ class FakeFanout:
 
     async def run(self, parts: Sequence[Any], *_: object) -> list[Outcome]:
         assert [part.wanted.key for part in parts] == [b"a", b"b"]
-        return [Outcome(result, shard) for shard, result in enumerate(self._results)]
+        return [
+            Outcome(result, shard, seen=None if isinstance(result, ProblemError) else Seen(shard, 9, True))
+            for shard, result in enumerate(self._results)
+        ]
 
 
 def deletion(*results: ResultRecord | ProblemError) -> RangeDeletion:
@@ -79,3 +84,13 @@ async def test_nothing_is_called_not_applied_while_a_part_is_unknown() -> None:
             await deletion(*results).run(ScanQuery(), 100, dry_run=False)
     with pytest.raises(NotAppliedError):
         await deletion(REFUSED, REFUSED).run(ScanQuery(), 100, dry_run=False)
+
+
+async def test_the_session_knows_what_was_deleted_also_when_a_part_failed() -> None:
+    done = await deletion(DELETED, DELETED).run(ScanQuery(), 100, dry_run=False)
+    assert done.session is not None and dict(done.session.indexes) == {0: 9, 1: 9}
+    before = ScanQuery(session=Session(1, {1: 7, 2: 3}))
+    partly = await deletion(DELETED, UNKNOWN).run(before, 100, dry_run=False)
+    assert partly.session is not None and dict(partly.session.indexes) == {0: 9, 1: 7, 2: 3}
+    counted = await deletion().run(before, 100, dry_run=True)
+    assert counted.session is not None and dict(counted.session.indexes) == {0: 5, 1: 7, 2: 3}

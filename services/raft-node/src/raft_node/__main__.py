@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from doug_wire import cores
 from raft_node import __version__
 from raft_node.app.node import Node
 from raft_node.commands import inspect, recover_quorum, restore
@@ -107,6 +108,7 @@ def main() -> int:
     if not __debug__:
         print("raft-node: do not run this with -O: its assertions guard the data", file=sys.stderr)
         return EXIT_SETTINGS
+    cores.disable()
     if "run" in arguments:
         exit_code: int = arguments.run(arguments)
         return exit_code

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from doug.v1 import admin_pb2, doug_pb2
-from raft_node.rpc.doug.callers import RULES, Callers
+from raft_node.rpc.doug.callers import LINES_BURST, RULES, Callers
 
 
 class Aborted(Exception):  # noqa: N818
@@ -26,12 +26,19 @@ class FakeContext:
             return {}
         return {"transport_security_type": [b"ssl"], "x509_subject_alternative_name": self._names}
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:5"
+
     async def abort(self, status: grpc.StatusCode, details: str, metadata: object) -> None:
         self.status = status
         raise Aborted(details)
 
 
-CALLERS = Callers(["dougdb-facade", "shard-0-1"])
+def nothing(event: str, **fields: object) -> None:
+    """A log that nobody reads."""
+
+
+CALLERS = Callers(["dougdb-facade", "shard-0-1"], nothing)
 
 
 @pytest.mark.parametrize("names", [("localhost", "dougdb-facade"), ("Shard-0-1",)])
@@ -80,3 +87,31 @@ async def test_a_method_without_a_rule_is_served_to_nobody() -> None:
     with pytest.raises(Aborted):
         await CALLERS.admit(context, "doug.v1.Doug", "Other")
     assert context.status is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_the_log_tells_who_was_refused_and_in_a_bounded_number_of_lines() -> None:
+    told: list[dict[str, object]] = []
+    now_s = [0.0]
+    callers = Callers(
+        ["dougdb-facade"], lambda event, **fields: told.append({"event": event, **fields}), lambda: now_s[0]
+    )
+    stranger: Any = FakeContext("a-client", "localhost")
+    facade: Any = FakeContext("dougdb-facade")
+    await callers.admit(facade, "doug.v1.Doug", "Get")
+    assert told == []
+    for _ in range(LINES_BURST + 7):
+        with pytest.raises(Aborted):
+            await callers.admit(stranger, "doug.v1.Doug", "Get")
+    assert len(told) == LINES_BURST
+    assert told[0] == {
+        "event": "caller.refused",
+        "outcome": "unauthenticated",
+        "address": "ipv4:192.0.2.1:5",
+        "certificate": "a-client, localhost",
+        "method": "/doug.v1.Doug/Get",
+        "left_out": 0,
+    }
+    now_s[0] = 60.0
+    with pytest.raises(Aborted):
+        await callers.admit(facade, "doug.v1.Doug", "Other")
+    assert (told[-1]["outcome"], told[-1]["left_out"]) == ("forbidden", 7)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from raft_node.app import admin as admins
 from raft_node.app.admin import AdminServer
-from raft_node.app.descriptors import shares, watch
+from raft_node.app.descriptors import CONNECTIONS_MAX, connections_max, shares, watch
 from raft_node.errors import DiskError
 from raft_node.storage.files import OsFileSystem
 
@@ -23,6 +24,13 @@ def test_files_keep_half_of_the_descriptors() -> None:
     for limit in (1024, 4096, 65536):
         assert sum(shares(limit)) <= limit // 2
     assert min(shares(64)) >= 8
+
+
+def test_a_connection_that_is_carried_on_takes_three_descriptors() -> None:
+    for limit in (1024, 4096, 65536):
+        for share in shares(limit)[:2]:
+            assert 3 * connections_max(share) <= share
+    assert connections_max(1 << 20) == CONNECTIONS_MAX
 
 
 async def test_what_is_nearly_used_up_is_told_once_each_time() -> None:
@@ -84,5 +92,59 @@ async def test_connections_to_the_admin_port_are_bounded_in_number_and_time(monk
     finally:
         for _, writer in opened:
             writer.close()
+        server.stop()
+        await running
+
+
+async def test_a_probe_finds_a_place_while_silent_connections_take_all() -> None:
+    """None of them is closed by its time in this test: the one that is silent for longest makes room."""
+    async with admin_port(connections_max=3) as (server, port):
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(9)]
+        for _, writer in silent:
+            writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\n")
+        assert (await ask(port, "/livez")).startswith(b"HTTP/1.1 200")
+        assert len(server._server.server_state.connections) <= 3
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_who_does_not_take_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close such a connection is to wait until its answer was taken: for ever."""
+    monkeypatch.setattr(admins, "HEAD_S", 0.2)
+    async with admin_port(connections_max=3, ready=lambda: "x" * (32 << 20)) as (server, port):
+        opened = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(b"GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+            opened.append(writer)
+        async with asyncio.timeout(60):
+            while server._server.server_state.connections:
+                await asyncio.sleep(0.01)
+        for writer in opened:
+            writer.transport.abort()
+
+
+async def ask(port: int, path: str) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def admin_port(
+    connections_max: int, ready: Callable[[], str] = lambda: ""
+) -> AsyncIterator[tuple[AdminServer, int]]:
+    server = AdminServer("127.0.0.1:0", CollectorRegistry(), ready, lambda: True, connections_max=connections_max)
+    running = asyncio.create_task(server.run())
+    try:
+        async with asyncio.timeout(60):
+            while not server._server.started:
+                await asyncio.sleep(0)
+        yield server, int(server._socket.getsockname()[1])
+    finally:
         server.stop()
         await running

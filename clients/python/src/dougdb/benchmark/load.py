@@ -156,6 +156,7 @@ class Load:
 
     Attributes:
         results: The results so far.
+        filled: How many keys were put before the measurement.
         touched: Whether the facade has answered anything, so that there may be something to delete.
     """
 
@@ -171,6 +172,7 @@ class Load:
         self._requests = requests
         self._clock = clock
         self.results = Results()
+        self.filled = 0
         self.touched = False
 
     async def fill(self, keys: int, connections: int) -> None:
@@ -187,6 +189,7 @@ class Load:
                 for number in numbers:
                     await connection.ask(self._requests.request("put", number))
                     self.touched = True
+                    self.filled += 1
             finally:
                 await connection.close()
 

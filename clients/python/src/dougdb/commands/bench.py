@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import ssl
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from dougdb.benchmark.histogram import Histogram, drawn, shown
 from dougdb.benchmark.load import Load, Results, endpoint_of
 from dougdb.benchmark.plan import Plan, Requests, parse_mix
 from dougdb.checks import base_url
-from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, remote, tls_of, url_of
+from dougdb.commands.common import ExitCode, JsonOption, client_of, fail, print_json, progress, remote, tls_of, url_of
 from dougdb.commands.kv import consistency_of
 from dougdb.commands.timeline import duration_us
 from dougdb.errors import DougdbError
@@ -23,6 +24,7 @@ from dougdb.shapes import Consistency, consistency_params
 
 PREFIX = "__dougctl_bench/"
 VALUE_BYTES_MAX = 1 << 20
+PROGRESS_S = 0.5
 _PARTS = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
 
 
@@ -94,9 +96,26 @@ def _trust(context: typer.Context) -> ssl.SSLContext:
 
 
 async def _run(load: Load, plan: Plan, connections: int, duration_s: float, rate: float | None) -> Results:
-    if plan.mix.get("get"):
-        await load.fill(plan.keys, connections)
-    return await load.run(connections, duration_s, rate)
+    telling = asyncio.create_task(_tell_progress(load))
+    try:
+        if plan.mix.get("get"):
+            await load.fill(plan.keys, connections)
+        return await load.run(connections, duration_s, rate)
+    finally:
+        telling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await telling
+        progress("")
+
+
+async def _tell_progress(load: Load) -> None:
+    while True:
+        results = load.results
+        if results.answered or results.failed:
+            progress(f"{results.answered} requests answered, {results.failed} failed")
+        else:
+            progress(f"{load.filled} keys put before the measurement")
+        await asyncio.sleep(PROGRESS_S)
 
 
 def _clean(context: typer.Context, prefix: str) -> None:

@@ -99,6 +99,12 @@ def fail(message: str, code: ExitCode) -> NoReturn:
     raise typer.Exit(code)
 
 
+def progress(text: str) -> None:
+    """Shows on a terminal, in one line of stderr, what the command does now; an empty text ends that."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def printable(text: str) -> str:
     """The text with all control characters and undecodable bytes escaped: names and keys may hold any bytes."""
     return text if text.isprintable() else "".join(map(_shown, text))

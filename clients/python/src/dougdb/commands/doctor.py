@@ -22,6 +22,7 @@ from dougdb.commands.common import (
     fail,
     print_json,
     printable,
+    progress,
     remote,
     tls_of,
     url_of,
@@ -66,13 +67,7 @@ def doctor(
     """
     limits = Limits(lag_max, skew_max, sync_max, free_min / 100, certificate_days)
     with client_of(context) as client:
-        before = client.cluster(vitals=True)
-        time.sleep(wait)
-        cluster = client.cluster(vitals=True)
-        if in_doubt(before, cluster):
-            time.sleep(wait)
-            before, cluster = cluster, client.cluster(vitals=True)
-        cluster = settled(before, cluster)
+        before, cluster = _looks(client, wait)
         members: dict[str, Members] = {}
         for shard in cluster.shards:
             try:
@@ -88,6 +83,22 @@ def doctor(
         _show(cluster, len(asked), found)
     if found:
         raise typer.Exit(ExitCode.FAILURE)
+
+
+def _looks(client: DougClient, wait_s: float) -> tuple[ClusterStatus, ClusterStatus]:
+    """The state at two times; the second one is without what the first one did not see and may be gone at once."""
+    try:
+        progress(f"reading the state twice, {wait_s:g} s apart")
+        before = client.cluster(vitals=True)
+        time.sleep(wait_s)
+        cluster = client.cluster(vitals=True)
+        if in_doubt(before, cluster):
+            progress("a node or a leader has just gone: reading the state a third time")
+            time.sleep(wait_s)
+            before, cluster = cluster, client.cluster(vitals=True)
+        return before, settled(before, cluster)
+    finally:
+        progress("")
 
 
 def _ask(context: typer.Context, url: str) -> Facade:

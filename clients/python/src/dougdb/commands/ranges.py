@@ -18,6 +18,9 @@ from dougdb.ranges import Entry, Page, document_of
 from dougdb.shapes import Consistency
 
 PrefixArgument = Annotated[str | None, typer.Argument(help="Only keys that begin with it.", show_default=False)]
+PrefixOption = Annotated[
+    str | None, typer.Option("--prefix", help="The same as PREFIX, as an option.", show_default=False)
+]
 StartOption = Annotated[str | None, typer.Option("--start", help="Only keys from this one on.", show_default=False)]
 EndOption = Annotated[str | None, typer.Option("--end", help="Only keys before this one.", show_default=False)]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most.", show_default=False)]
@@ -30,11 +33,19 @@ def bound(text: str | None) -> bytes | None:
     return None if text is None else os.fsencode(text)
 
 
+def prefix_of(argument: str | None, option: str | None) -> str | None:
+    """The prefix of a range, which is an argument or an option."""
+    if argument is not None and option is not None:
+        fail("PREFIX and --prefix are the same: give one of them", ExitCode.USAGE)
+    return option if argument is None else argument
+
+
 @remote
 def scan(
     context: typer.Context,
     *,
     prefix: PrefixArgument = None,
+    prefix_option: PrefixOption = None,
     start: StartOption = None,
     end: EndOption = None,
     limit: LimitOption = None,
@@ -49,6 +60,7 @@ def scan(
     as_json: JsonOption = False,
 ) -> None:
     """List keys and values in the order of the keys; with --json one JSON document in each line."""
+    prefix = prefix_of(prefix, prefix_option)
     if prefix is not None and (start is not None or end is not None):
         fail("a range has a PREFIX, or --start and --end", ExitCode.USAGE)
     with client_of(context) as client:
@@ -119,6 +131,7 @@ def count(
     context: typer.Context,
     *,
     prefix: PrefixArgument = None,
+    prefix_option: PrefixOption = None,
     start: StartOption = None,
     end: EndOption = None,
     consistency: ConsistencyOption = Consistency.LINEARIZABLE,
@@ -126,6 +139,7 @@ def count(
     as_json: JsonOption = False,
 ) -> None:
     """Count keys."""
+    prefix = prefix_of(prefix, prefix_option)
     with client_of(context) as client:
         found = client.count(
             prefix=bound(prefix),
@@ -141,6 +155,7 @@ def delete_range(
     context: typer.Context,
     *,
     prefix: PrefixArgument = None,
+    prefix_option: PrefixOption = None,
     start: StartOption = None,
     end: EndOption = None,
     limit: LimitOption = None,
@@ -150,6 +165,7 @@ def delete_range(
     as_json: JsonOption = False,
 ) -> None:
     """Delete all keys of a range, in steps, not in one transaction. On a terminal it tells how many and asks first."""
+    prefix = prefix_of(prefix, prefix_option)
     bounds = {"prefix": bound(prefix), "start": bound(start), "end": bound(end)}
     if everything and any(bounds.values()):
         fail("--all means every key: leave it out, or PREFIX, --start and --end", ExitCode.USAGE)

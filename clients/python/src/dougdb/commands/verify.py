@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +13,10 @@ import typer
 
 from dougdb.bearer import headers_of
 from dougdb.client import DougClient
-from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, remote, tls_of, url_of
+from dougdb.commands.common import ExitCode, JsonOption, fail, print_json, printable, progress, remote, tls_of, url_of
 from dougdb.commands.timeline import duration_us
 from dougdb.verify.checker import Verdict, check, smallest
+from dougdb.verify.faults import NONE, Faults, FaultsRefusedError, kinds_of
 from dougdb.verify.load import TIMEOUT_S, Driver, Load
 from dougdb.verify.picture import svg_of, text_of
 
@@ -35,6 +35,14 @@ def verify(
         ),
     ] = 4,
     facade: Annotated[list[str] | None, typer.Option("--facade", help="Another facade's URL; repeatable.")] = None,
+    faults: Annotated[
+        str,
+        typer.Option(
+            "--faults",
+            metavar="KINDS",
+            help="Faults to cause meanwhile in a cluster of dougctl dev: none; or kill, pause or kill,pause.",
+        ),
+    ] = NONE,
     svg: Annotated[Path | None, typer.Option("--svg", help="The file in which a failing history is drawn.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed from which requests are drawn.")] = 0,
     as_json: JsonOption = False,
@@ -46,22 +54,25 @@ def verify(
     """
     try:
         duration_s = duration_us(duration) / 1e6
+        kinds = kinds_of(faults)
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
     urls = [url_of(context), *(facade or [])]
     for url in urls:
         _check_url(url, context)
-    load = asyncio.run(_drive(urls, tls_of(context), processes, duration_s, seed))
+    load, caused = asyncio.run(_drive(urls, tls_of(context), processes, duration_s, seed, kinds))
     if not load.answered:
         fail(f"nothing was answered at {', '.join(urls)}: {load.trouble}", ExitCode.UNAVAILABLE)
+    progress(f"judging {len(load.history)} requests")
     verdict = check(load.history)
     failing = smallest(verdict.failing) if verdict.failing else ()
+    progress("")
     if failing and svg is not None:
         svg.write_text(svg_of(failing, "not linearizable"))
     if as_json:
-        print_json(_document(load, verdict, text_of(failing)))
+        print_json(_document(load, caused, verdict, text_of(failing)))
     else:
-        _show(load, verdict, text_of(failing))
+        _show(load, caused, verdict, text_of(failing))
     if failing or load.violations:
         raise typer.Exit(ExitCode.FAILURE)
 
@@ -73,7 +84,9 @@ def _check_url(url: str, context: typer.Context) -> None:
         fail(str(error), ExitCode.USAGE)
 
 
-async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_s: float, seed: int) -> Load:
+async def _drive(
+    urls: list[str], tls: dict[str, Any], processes: int, duration_s: float, seed: int, kinds: tuple[str, ...]
+) -> tuple[Load, dict[str, int]]:
     try:
         trust = ssl.create_default_context(cafile=tls["ca_file"]) if "ca_file" in tls else True
         headers = headers_of(tls.get("token"))
@@ -83,13 +96,23 @@ async def _drive(urls: list[str], tls: dict[str, Any], processes: int, duration_
         fail(f"{tls['ca_file']}: {error.strerror}", ExitCode.USAGE)
     async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=trust, trust_env=False, headers=headers) as client:
         await _reach(client, urls)
+        faults = Faults(client, urls[0], kinds, seed)
+        if kinds:
+            await _check_faults(faults)
         driver = Driver(client, urls, f"{PREFIX}{secrets.token_hex(4)}/", seed)
         try:
-            return await driver.run(processes, duration_s, _progress)
+            return await driver.run(processes, duration_s, _progress, faults.run if kinds else None), faults.caused
         finally:
-            if sys.stderr.isatty():
-                print(file=sys.stderr)
+            progress("deleting what was written")
             await driver.clean()
+            progress("")
+
+
+async def _check_faults(faults: Faults) -> None:
+    try:
+        await faults.check()
+    except FaultsRefusedError as error:
+        fail(f"the facade causes no faults: {error}", ExitCode.USAGE)
 
 
 async def _reach(client: httpx.AsyncClient, urls: list[str]) -> None:
@@ -106,15 +129,15 @@ async def _reach(client: httpx.AsyncClient, urls: list[str]) -> None:
 
 
 def _progress(load: Load) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{load.answered} requests answered, {load.failed} failed ", end="", file=sys.stderr, flush=True)
+    progress(f"{load.answered} requests answered, {load.failed} failed")
 
 
-def _document(load: Load, verdict: Verdict, failing: str) -> dict[str, Any]:
+def _document(load: Load, caused: dict[str, int], verdict: Verdict, failing: str) -> dict[str, Any]:
     return {
         "good": verdict.good and not load.violations,
         "answered": load.answered,
         "failed": load.failed,
+        "faults": caused,
         "checked": verdict.checked,
         "objects": verdict.objects,
         "session_reads": load.session_reads,
@@ -128,8 +151,10 @@ def _document(load: Load, verdict: Verdict, failing: str) -> dict[str, Any]:
     }
 
 
-def _show(load: Load, verdict: Verdict, failing: str) -> None:
+def _show(load: Load, caused: dict[str, int], verdict: Verdict, failing: str) -> None:
     print(f"{load.answered} requests answered, {load.failed} failed")
+    if caused:
+        print("faults caused: " + ", ".join(f"{count} {kind}" for kind, count in caused.items()))
     if failing:
         print("NOT LINEARIZABLE. The smallest history that shows it:")
         print("\n".join(printable(line) for line in failing.splitlines()))

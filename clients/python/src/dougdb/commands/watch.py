@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dougdb.commands.common import ExitCode, client_of, fail, print_json, printable, remote
-from dougdb.commands.ranges import EndOption, PrefixArgument, StartOption, bound
+from dougdb.commands.ranges import EndOption, PrefixArgument, PrefixOption, StartOption, bound, prefix_of
 from dougdb.operations import bytes_fields, value_fields
 from dougdb.shapes import shown_time
 from dougdb.watches import KINDS, NOW, Change
@@ -24,6 +24,7 @@ def watch(
     context: typer.Context,
     *,
     prefix: PrefixArgument = None,
+    prefix_option: PrefixOption = None,
     key: Annotated[str | None, typer.Option("--key", help="Watch this key alone.", show_default=False)] = None,
     start: StartOption = None,
     end: EndOption = None,
@@ -50,6 +51,7 @@ def watch(
     environment, and the value on its standard input. At the end the id of the last change is printed; --from goes on
     behind it.
     """
+    prefix = prefix_of(prefix, prefix_option)
     if (prefix is not None) + (key is not None) + (start is not None or end is not None) > 1:
         fail("watch a PREFIX, a --key, or --start and --end", ExitCode.USAGE)
     kinds = [name.strip() for name in events.split(",") if name.strip()]

@@ -16,7 +16,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -43,6 +43,7 @@ BOUND_S = 2.0
 TIMEOUT_S = 10.0
 BEGIN_S = 5.0
 """How long the watch may take to begin; after that the rest is checked without it."""
+CLEAN_TRIES = 3
 _KEYS = 4
 _PAIR = ("{pair}a", "{pair}b")
 _PAUSE_S = 0.1
@@ -105,14 +106,29 @@ class Driver:
         self._own: dict[tuple[str, int], str] = {}
         self.load = Load()
 
-    async def run(self, processes: int, duration_s: float, progress: Callable[[Load], None]) -> Load:
-        """Has some processes send requests for some seconds; returns the results."""
+    async def run(
+        self,
+        processes: int,
+        duration_s: float,
+        progress: Callable[[Load], None],
+        disturb: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> Load:
+        """Has some processes send requests for some seconds; returns the results.
+
+        Args:
+            processes: How many send requests, and how many more do so in sessions.
+            duration_s: For how long.
+            progress: Is told the results so far, again and again.
+            disturb: Runs meanwhile, and is cancelled when no more requests are sent.
+        """
         watcher = Watcher(self._client, self._urls, self._prefix, self._random.randrange(1 << 32), self._clock)
-        following = asyncio.create_task(watcher.run())
+        beside = [asyncio.create_task(watcher.run())]
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEGIN_S):
                     await watcher.begun.wait()
+            if disturb is not None:
+                beside.append(asyncio.create_task(disturb()))
             ends_s = self._clock() + duration_s
             async with asyncio.TaskGroup() as group:
                 for process in range(processes):
@@ -120,8 +136,9 @@ class Driver:
                 for process in range(processes, 2 * processes):
                     group.create_task(self._session_process(process, processes, ends_s, progress))
         finally:
-            following.cancel()
-            await asyncio.wait([following])
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
         await self._look_at(watcher)
         return self.load
 
@@ -148,15 +165,25 @@ class Driver:
         return written
 
     async def clean(self) -> None:
-        """Deletes all keys of the run, as far as the cluster answers."""
+        """Deletes all keys of the run; after ``CLEAN_TRIES`` requests in a row that failed it gives up."""
         with_prefix = {"prefix": self._prefix}
-        for _ in range(1000):
+        failed = 0
+        while failed < CLEAN_TRIES:
+            url = self._urls[next(self._turns) % len(self._urls)]
             try:
-                response = await self._client.request("DELETE", f"{self._urls[0]}/v1/kv", params=with_prefix)
+                response = await self._client.request("DELETE", f"{url}/v1/kv", params=with_prefix)
             except httpx.HTTPError:
+                failed += 1
+                continue
+            if response.status_code == httpx.codes.OK:
+                if response.json()["complete"]:
+                    return
+                failed = 0
+            elif response.status_code < 500:
                 return
-            if response.status_code != 200 or response.json()["complete"]:
-                return
+            else:
+                failed += 1
+                await asyncio.sleep(_PAUSE_S)
 
     # Linearizability.
 

@@ -58,6 +58,31 @@ class Exchange(RequestResponseCycle):
         scope: Any = self.scope
         scope[SCOPE_EXCHANGE] = self
 
+    @classmethod
+    def of(cls, connection: Any, front: Front, *, keep_alive: bool, expects: bool) -> Self:
+        """The exchange of the request whose head a connection has just read.
+
+        Args:
+            connection: The connection, a ``LimitedProtocol``, which has the methods of a transport that are used here.
+            front: What all connections share.
+            keep_alive: Whether the connection goes on behind the answer.
+            expects: Whether the client waits for 100 Continue.
+        """
+        return cls(
+            front,
+            scope=connection.scope,
+            transport=connection,
+            flow=connection.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
+            access_log=connection.access_log,
+            default_headers=connection.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=connection.on_response_complete,
+        )
+
     def stop(self) -> None:
         """Tells the request that the facade stops, so that an answer without an end finds one."""
         self.stopping = True

@@ -5,12 +5,16 @@ Must not know routes. It is made once and handed to every connection.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import structlog
 
 from doug_wire import descriptors
 from facade.app.hosts import Hosts
 from facade.app.progress import Account
 from facade.app.quotas import Quotas
+from facade.app.reserve import Reserve, check
 from facade.client.metrics import Metrics
 from facade.errors import NotAppliedError
 from facade.settings import Settings
@@ -33,6 +37,7 @@ class Front:
         quotas: The rates and connections that each principal and address may have.
         connections_max: How many connections there may be.
         connections_refused: How many connections were refused.
+        reserve: The connections beyond them, which probes and operators find.
         timed: Whether answers say how their time was spent.
     """
 
@@ -45,6 +50,7 @@ class Front:
         self.descriptors_max = descriptors.raise_limit()
         self.connections_max = descriptors.connections_max(self.descriptors_max, settings.connections_max)
         self.connections_refused = 0
+        self.reserve = Reserve()
         self.head_timeout_s = settings.head_timeout_ms / 1000
         self.timed = settings.server_timing_enabled
         self.write_timeout_s = settings.write_timeout_ms / 1000
@@ -52,11 +58,15 @@ class Front:
         self._metrics = metrics
         self._told: set[str] = set()
 
-    def look(self, connections: int) -> None:
-        """Warns while a limit is near; called now and then."""
-        self._metrics.front(
-            connections, self.connections_max, self.connections_refused, self.unread.held, self.unread.refused
-        )
+    def look(self, connections: int, given_up: int = 0) -> None:
+        """Warns while a limit is near; called now and then.
+
+        Args:
+            connections: How many connections there are, those that have only begun included.
+            given_up: How many had to go before they had begun.
+        """
+        refused = self.connections_refused + given_up
+        self._metrics.front(connections, self.connections_max, refused, self.unread.held, self.unread.refused)
         self._metrics.quotas(self.quotas.refused, self.quotas.refused_connections)
         self._near("connections", connections, self.connections_max)
         opened = descriptors.open_now()
@@ -69,6 +79,18 @@ class Front:
             log.warning(f"{what}.nearly_all_used", used=used, limit=limit)
         elif used < FEW * limit:
             self._told.discard(what)
+
+    def check_guest(self, scope: Mapping[str, Any]) -> None:
+        """Refuses a request that came by a connection beyond the limit, and has no reserve.
+
+        Raises:
+            NotAppliedError: The request is neither a probe nor a short one of operators.
+        """
+        try:
+            check(scope)
+        except NotAppliedError:
+            self.connections_refused += 1
+            raise
 
     def check_unread(self, address: str) -> None:
         """Refuses to read a value while clients, or those of this address alone, leave too many answers unread.

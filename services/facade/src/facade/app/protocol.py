@@ -16,7 +16,6 @@ Source: RFC 9112, 9.3 (pipelining) and 9.6 (closing); reliability.md, part 5.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Any
 
@@ -26,7 +25,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from doug_wire.pipe import ResultRecord
-from facade.app import certificates, heads
+from facade.app import certificates, heads, reserve
 from facade.app.exchange import App, Exchange, Target, last_word, refusal
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
@@ -62,9 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._lane = hot
         self._hot: HotRequest | None = None
         self._plain: PlainHead | None = None
-        self._begun = 0
-        self._head_bytes = 0
-        self._head_fed = 0
+        self._begun = self._head_bytes = self._head_fed = 0
         self._in_head = False
         self._ended = False
         self._lingers_since_s: float | None = None
@@ -75,10 +72,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._last_word: ProblemError | None = None
         self._outgoing: Outgoing = None  # type: ignore[assignment]  # Until the connection is made.
         self._incoming = Progress()
-        self._body_bytes = 0
-        self._body_held = 0
+        self._body_bytes = self._body_held = 0
         self._certificate = certificates.NONE
         self._address = ""
+        self._is_guest = False
+        self._head_timeout_s = front.head_timeout_s
 
     # The connection.
 
@@ -90,18 +88,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._address = self.client[0] if self.client else ""
         self._outgoing = Outgoing(self.transport, self._front.unread, self._address)
         if not self._front.quotas.connect(self._address):
-            self._last_word = TooManyRequestsError("Too many connections are open from this address.")
+            self._refuse(TooManyRequestsError("Too many connections are open from this address."))
         elif len(self.connections) > self._front.connections_max:
-            self._front.connections_refused += 1
-            self._last_word = NotAppliedError("overloaded", "Too many connections are open here.")
-        if self._last_word is not None:
-            self._say_last_word()
-            self.transport.close()  # Without lingering, which would keep a descriptor, of which there are too few.
+            self._lane, self._is_guest = None, True
+            self._head_timeout_s = min(self._head_timeout_s, reserve.PATIENCE_S)
+            if not self._front.reserve.enter(self):
+                self.turn_away()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the handlers of open requests that nobody reads their answers."""
         self.connections.discard(self)
         self._front.quotas.disconnect(self._address)
+        self._front.reserve.leave(self)
         self._later.clear()
         self._unparsed = b""
         for exchange in (self._current, self._receiving):
@@ -137,7 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.close()
         elif self.transport.is_closing():
             return
-        elif self.head_since_s is not None and not self._later and self.head_since_s < now_s - front.head_timeout_s:
+        elif self.head_since_s is not None and not self._later and self.head_since_s < now_s - self._head_timeout_s:
             self._break_off(heads.late())
         elif self.idle_since_s is not None and self.idle_since_s < now_s - idle_timeout_s:
             self.transport.close()
@@ -145,6 +143,21 @@ class LimitedProtocol(HttpToolsProtocol):
             self._leave_lane()
         elif self._receiving is not None and self._receiving is self._current:
             self._check_body(now_s)
+
+    @property
+    def has_asked(self) -> bool:
+        """See ``facade.app.reserve.Guest``."""
+        return self.head_since_s is None
+
+    def turn_away(self) -> None:
+        """See ``facade.app.reserve.Guest``."""
+        self._front.connections_refused += 1
+        self._refuse(reserve.too_many())
+
+    def _refuse(self, error: ProblemError) -> None:
+        self._last_word = error
+        self._say_last_word()
+        self.transport.close()  # Without lingering, which would keep a descriptor, of which there are too few.
 
     def _check_body(self, now_s: float) -> None:
         if self.flow.read_paused:
@@ -298,20 +311,21 @@ class LimitedProtocol(HttpToolsProtocol):
         heads.check_framing(version, self.headers)
         app: App = self.app
         error = self._make_scope(version)
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_guest
         expects = version != "1.0" and any(name == b"expect" for name, _ in self.headers)
         if error is not None:
             app = refusal(error)
         self._incoming.begin(self.loop.time(), self._body_bytes)
-        exchange = self._receiving = self.cycle = self._exchange(keep_alive=keep_alive, expects=expects)
+        exchange = Exchange.of(self, self._front, keep_alive=keep_alive, expects=expects)
+        self._receiving = self.cycle = exchange
         if self._current is None:
             self._start(exchange, app)
         else:
             self.flow.pause_reading()
             self._later.append((exchange, app))
 
-    def _make_scope(self, version: str) -> BadRequestError | None:
-        """Makes an ASGI scope of the head; returns the error if the head is wrong."""
+    def _make_scope(self, version: str) -> ProblemError | None:
+        """Makes an ASGI scope of the head; returns the error if the head is wrong, or there is no room for it."""
         target = Target.of(self.url)
         self.scope = {
             "type": "http",
@@ -331,25 +345,11 @@ class LimitedProtocol(HttpToolsProtocol):
         try:
             heads.check(version, self.headers)
             self._front.hosts.check([*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))])
-        except BadRequestError as error:
+            if self._is_guest:
+                self._front.check_guest(self.scope)
+        except (BadRequestError, NotAppliedError) as error:
             return error
         return None
-
-    def _exchange(self, *, keep_alive: bool, expects: bool) -> Exchange:
-        return Exchange(
-            self._front,
-            scope=self.scope,
-            transport=self,  # It has the methods of a transport that an exchange calls.
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expects,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
-        )
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body; drops it if the request is answered already."""

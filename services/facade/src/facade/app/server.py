@@ -17,13 +17,15 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import structlog
 import uvicorn
 
+from doug_wire.handshakes import Handshakes
 from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
-from facade.app import crashes, security
+from facade.app import crashes, reserve, security
 from facade.app.application import Application
 from facade.app.audit import Audit
 from facade.app.front import Front
@@ -106,15 +108,47 @@ def _bind_one(address: Address, *, shared: bool) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which raise the signal again when they are done."""
+    """uvicorn without its signal handlers, which raise the signal again when they are done.
 
+    Attributes:
+        handshakes: The beginning of connections; None without TLS.
+    """
+
+    handshakes: Handshakes | None = None
     _leaving = False
     on_stop: Callable[[], None] = staticmethod(lambda: None)
     """Called when the server is told to stop, to end the streams that would never end by themselves."""
 
+    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+        super().__init__(config)
+        self._front = front
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens; with TLS by ``Handshakes``, for uvicorn bounds neither their number nor their time."""
+        context = self.config.ssl
+        if context is None:
+            await super().startup(sockets)
+            return
+        factory: Callable[..., Any] = self.config.http_protocol_class
+        make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
+        self.handshakes = Handshakes(context, make, self._room, self._front.head_timeout_s)
+        self.handshakes.listen(sockets or ())
+        self.servers = []
+        self.started = True
+
+    def _room(self) -> int:
+        """How many more connections there may be: always some, since those in the reserve make room for new ones."""
+        return self._front.connections_max + 2 * reserve.PLACES - len(self.server_state.connections)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lets nobody in any more, then as uvicorn does."""
+        if self.handshakes is not None:
+            await self.handshakes.stop()
+        await super().shutdown(sockets)
 
     def stop(self) -> None:
         """Ends the server in order; a second call ends it without waiting for clients to leave."""
@@ -140,7 +174,10 @@ class _Server(uvicorn.Server):
         for connection in tuple(self.server_state.connections):
             assert isinstance(connection, LimitedProtocol)
             connection.check_time(now_s, KEEP_ALIVE_S)
-        front.look(len(self.server_state.connections))
+        greeting, given_up = (
+            (0, 0) if self.handshakes is None else (self.handshakes.under_way, self.handshakes.given_up)
+        )
+        front.look(len(self.server_state.connections) + greeting, given_up)
 
 
 async def serve(
@@ -174,7 +211,8 @@ async def serve(
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_S,
             ssl_context_factory=security.https(settings, certificates),
-        )
+        ),
+        application.front,
     )
     if application.console is not None:
         server.on_stop = application.console.collector.close

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import Callable, Generator
@@ -17,20 +18,50 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from doug_wire.handshakes import Handshakes
 from raft_node.errors import SettingsError
 from raft_node.settings import parse_address
 
 HEAD_S = 10.0
-"""The time after which a connection is closed that has sent no whole request."""
+"""The time after which a connection ends that has sent no whole request, or not taken the answer to its last one."""
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Any]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the node has them."""
+    """uvicorn without signal handlers of its own: the node has them.
 
+    Attributes:
+        connections_max: How many connections there may be.
+        stopping: Set when the server is to end.
+    """
+
+    connections_max: int
     stopping: asyncio.Event
+    _handshakes: Handshakes | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens; with TLS by ``Handshakes``, for uvicorn bounds neither their number nor their time."""
+        context = self.config.ssl
+        if context is None:
+            await super().startup(sockets)
+            return
+        factory: Callable[..., Any] = self.config.http_protocol_class
+        make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
+        self._handshakes = Handshakes(context, make, lambda: self.connections_max, HEAD_S)
+        for each in sockets or ():
+            each.setblocking(False)
+            each.listen(self.config.backlog)
+        self._handshakes.listen(sockets or ())
+        self.servers = []
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lets nobody in any more, then as uvicorn does."""
+        if self._handshakes is not None:
+            await self._handshakes.stop()
+        await super().shutdown(sockets)
 
     async def main_loop(self) -> None:
         """Waits for the end of the server. uvicorn's own loop wakes up ten times a second, which a quiet node feels."""
@@ -44,25 +75,35 @@ class _Server(uvicorn.Server):
 
 
 class _Bounded(H11Protocol):
-    """A connection that is closed if there are too many, or if it sends no whole request for too long."""
+    """A connection that ends when it asks nothing for too long, or when a new one needs its place."""
 
     connections_max = 64
+    _since_s = 0.0
+    _asked: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes the connection, or closes it at once."""
+        """Takes the connection; if there are too many, the one ends that has been silent for longest.
+
+        Else silent strangers could have a probe refused, and a healthy node restarted.
+        """
         super().connection_made(transport)
+        self._since_s = self.loop.time()
         if len(self.connections) > self.connections_max:
-            transport.close()
-            return
-        self._asked: object = None
+            silent = [each for each in self.connections if isinstance(each, _Bounded) and each.is_silent]
+            min(silent, key=lambda each: each._since_s, default=self).transport.abort()
         self.loop.call_later(HEAD_S, self._check)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether no request of it is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _check(self) -> None:
-        if self.transport.is_closing():
+        if self not in self.connections:
             return
-        # The last request is the same as at the last check, and was answered: no whole request has come since.
-        if self.cycle is self._asked and (self.cycle is None or self.cycle.response_complete):
-            self.transport.close()
+        if self.transport.is_closing() or self.cycle is self._asked:
+            # It has asked nothing since the last check, or does not take its answer: a close would wait for that.
+            self.transport.abort()
             return
         self._asked = self.cycle
         self.loop.call_later(HEAD_S, self._check)
@@ -119,6 +160,7 @@ class AdminServer:
             ssl_context_factory=None if https is None else lambda config, default: https,
         )
         self._server = _Server(config)
+        self._server.connections_max = connections_max
         self._server.stopping = asyncio.Event()
 
     async def run(self) -> None:

@@ -15,12 +15,13 @@ from raft_node.observability.logs import get_logger
 
 LOOK_EVERY_S = 5.0
 NEAR = 0.8
+CONNECTIONS_MAX = 4096
 
 _log = get_logger()
 
 
 class Shares(NamedTuple):
-    """The most connections at a time, by port."""
+    """The descriptors of connections, by port."""
 
     peers: int
     clients: int
@@ -30,6 +31,14 @@ class Shares(NamedTuple):
 def shares(limit: int) -> Shares:
     """The descriptors that each port may take, out of a limit."""
     return Shares(peers=max(8, limit // 8), clients=max(8, limit // 4), admin=max(8, min(128, limit // 16)))
+
+
+def connections_max(share: int) -> int:
+    """How many connections a gRPC port may have, out of its share of the descriptors.
+
+    A connection that is carried on to gRPC's own server takes three: that of the client, and both ends in between.
+    """
+    return min(CONNECTIONS_MAX, max(8, share // 3))
 
 
 async def watch(

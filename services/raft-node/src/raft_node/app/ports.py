@@ -18,9 +18,10 @@ from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2
 from doug_wire import descriptors
 from raft_node.app.admin import AdminServer
 from raft_node.app.context import Context
-from raft_node.app.descriptors import shares
+from raft_node.app.descriptors import connections_max, shares
 from raft_node.app.operator import Operator
 from raft_node.app.readiness import Readiness
+from raft_node.observability.logs import get_logger
 from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
@@ -34,6 +35,8 @@ from raft_node.runtime.members.identity import Identity
 
 GRACE_S = 1.0
 _PEER_GRACE_S = 0.1  # Raft loses messages without harm.
+
+_log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ async def open_ports(
     await readiness.begin()
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
-    admit = Callers(settings.trusted_names).admit if settings.guarded else None
+    callers = Callers(settings.trusted_names, _log.warning)
+    admit = callers.admit if settings.guarded else None
     counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
     connections = shares(descriptors.raise_limit())[:2]
     peers, clients = (
@@ -102,9 +106,11 @@ async def open_ports(
         HEARTBEAT: raft_service.Heartbeat,
         READ_INDEX: raft_service.ReadIndex,
     }
-    peer_port = Listener(peers, raft_streams, counting[0], certificates)
+    peer_most, client_most = map(connections_max, connections)
+    peer_port = Listener(peers, raft_streams, counting[0], certificates, peer_most)
     raft_service.caller_of = peer_port.caller
-    client_port = Listener(clients, {PIPE: doug_service.Pipe}, counting[1], certificates)
+    client_port = Listener(clients, {PIPE: doug_service.Pipe}, counting[1], certificates, client_most)
+    callers.caller_of = client_port.caller
 
     async def close_ports() -> None:
         admin.stop()

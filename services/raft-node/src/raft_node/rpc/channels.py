@@ -45,6 +45,10 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     # with GOAWAY, too_many_pings.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Without a limit, one connection could have any number of calls wait here. A facade's has a hundred at most.
+    ("grpc.max_concurrent_streams", 1_024),
+    # The front decides in as much time; gRPC itself would wait for two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 

@@ -34,6 +34,7 @@ class Listener:
         streams: Mapping[HotStream, Behaviour],
         counting: CountingInterceptor,
         certificates: Certificates | None,
+        connections_max: int,
     ) -> None:
         """Builds it; ``open`` has it listen.
 
@@ -42,6 +43,7 @@ class Listener:
             streams: The streams that the own server serves, too, each with the method that serves it.
             counting: Counts the calls of the own server.
             certificates: The certificates for mutual TLS; None for plaintext.
+            connections_max: How many connections there may be.
         """
         self._grpc = server
         self._certificates = certificates
@@ -50,6 +52,7 @@ class Listener:
             for stream, behaviour in streams.items()
         }
         self._own = Server(methods, Limits(message_bytes_max=MESSAGE_BYTES_MAX))
+        self._connections_max = connections_max
         self._front: Front | None = None
 
     async def open(self, address: str, what: str) -> None:
@@ -62,7 +65,7 @@ class Listener:
         backend = self._add_inner_port()
         await self._grpc.start()
         context = None if self._certificates is None else self._certificates.stream_context
-        self._front = Front(self._own, backend, context)
+        self._front = Front(self._own, backend, context, self._connections_max)
         try:
             await self._front.listen(host, port)
         except OSError as error:

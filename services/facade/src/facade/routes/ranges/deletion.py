@@ -2,7 +2,8 @@
 
 Must not know ASGI. Invariants: (1) what is deleted was read before as being in the range; (2) what is gone is gone:
 when a later part fails, the answer says where to go on, and the next request meets the failure again if it lasts; (3)
-the keys of a shard go by one entry of its log for each part, not by one each.
+the keys of a shard go by one entry of its log for each part, not by one each; (4) the session of the answer knows all
+that was deleted.
 
 Source: docs/api.md, Ranges.
 """
@@ -10,6 +11,7 @@ Source: docs/api.md, Ranges.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,10 +19,12 @@ from doug_wire.command import Command, Opcode
 from facade.client.fanout import RESULT_BYTES_MAX, Fanout, Part, Wishes
 from facade.client.router import Router
 from facade.client.scan import ScanQuery
+from facade.client.sessions import Seen, Session, grown
 from facade.errors import ProblemError
 from facade.routes.options import FRESH
 from facade.routes.ranges.patience import again
 from facade.routes.results import problem_of
+from facade.routes.sessions import seen_by
 
 SLICE = 2_000
 
@@ -32,11 +36,22 @@ class Done(NamedTuple):
         keys: How many keys were found, and deleted unless they were only counted.
         bound: The key at which the rest begins; None if nothing is left.
         revisions: By shard, the shard's revision at the last scan's point in its log.
+        session: What the client knows now; None if no shard has answered.
     """
 
     keys: int
     bound: bytes | None
     revisions: dict[int, int]
+    session: Session | None
+
+
+class _Read(NamedTuple):
+    """The first keys of a range, the bound behind them, and how far the shards have shown their logs."""
+
+    keys: list[bytes]
+    bound: bytes | None
+    revisions: dict[int, int]
+    seen: Sequence[Seen]
 
 
 class RangeDeletion:
@@ -54,43 +69,44 @@ class RangeDeletion:
             ProblemError: The deletion failed before any key was deleted.
         """
         ends_s = asyncio.get_running_loop().time() + self._timeout_s
-        keys, revisions = 0, dict[int, int]()
+        keys, revisions, session = 0, dict[int, int](), query.session
         while True:
             try:
                 attempt = partial(self._read, query, min(SLICE, limit - keys))
-                found, bound, seen = await again(self._timeout_s, attempt)
-                revisions = seen or revisions
+                read = await again(self._timeout_s, attempt)
+                revisions = read.revisions or revisions
+                session = grown(session, read.seen) if read.seen else session
                 failed = None
                 if dry_run:
-                    keys += len(found)
+                    keys += len(read.keys)
                 else:
-                    deleted, failed = await self._delete(found)
+                    deleted, failed, seen = await self._delete(read.keys)
                     keys += deleted
+                    session = grown(session, seen) if seen else session
             except ProblemError as error:
                 failed = error
             if failed is not None:
                 if not keys:
                     raise failed
-                return Done(keys, query.start, revisions)
-            if bound is None or keys >= limit or asyncio.get_running_loop().time() >= ends_s:
-                return Done(keys, bound, revisions)
-            query = query.bounded(bound)
+                return Done(keys, query.start, revisions, session)
+            if read.bound is None or keys >= limit or asyncio.get_running_loop().time() >= ends_s:
+                return Done(keys, read.bound, revisions, session)
+            query = query.bounded(read.bound)
 
-    async def _read(self, query: ScanQuery, limit: int) -> tuple[list[bytes], bytes | None, dict[int, int]]:
-        """The first keys of a range, the bound behind them, and the revisions of the shards."""
+    async def _read(self, query: ScanQuery, limit: int) -> _Read:
         if query.empty:
-            return [], None, {}
+            return _Read([], None, {}, ())
         keys: list[bytes] = []
         # One more key than is wanted, to know whether there are more.
         async with self._router.scans.open(query._replace(limit=limit + 1)) as scan:
             async for batch in scan.batches():
                 keys += [record.key for record in batch]
                 if len(keys) > limit:
-                    return keys[:limit], keys[limit - 1] + b"\0", scan.revisions
-            return keys, None, scan.revisions
+                    return _Read(keys[:limit], keys[limit - 1] + b"\0", scan.revisions, scan.seen)
+            return _Read(keys, None, scan.revisions, scan.seen)
 
-    async def _delete(self, keys: list[bytes]) -> tuple[int, ProblemError | None]:
-        """Deletes keys; returns how many were deleted, and the problem of one that was not.
+    async def _delete(self, keys: list[bytes]) -> tuple[int, ProblemError | None, list[Seen]]:
+        """Deletes keys; returns how many were deleted, the problem of one that was not, and what the answers show.
 
         Of several reasons it is the one that says the least: a shard that certainly did nothing does not speak for one
         of which nobody knows.
@@ -111,4 +127,4 @@ class RangeDeletion:
                 deleted += 1
             elif failed is None or problem.outcome == "unknown":
                 failed = problem
-        return deleted, failed
+        return deleted, failed, seen_by(outcomes)

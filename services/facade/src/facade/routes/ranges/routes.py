@@ -260,18 +260,21 @@ class RangeApp:
     # Deletions.
 
     async def _delete(self, asked: RangeRequest, answer: Answer) -> None:
+        query = asked.query
         if asked.dry_run and not asked.limit:
-            found, scan = await self._count(asked.query)
+            found, scan = await self._count(query)
             revisions = {} if scan is None else scan.revisions
             bound: bytes | None = None
+            receipt = self._receipt(query, scan)
         else:
             limit = asked.limit or DELETE_LIMIT_DEFAULT
-            found, bound, revisions = await self._deletion.run(asked.query, limit, dry_run=asked.dry_run)
+            found, bound, revisions, session = await self._deletion.run(query, limit, dry_run=asked.dry_run)
+            receipt = (*query.mode.headers, *session_header(self._router, session, ()))
         content = b'{"dry_run":%b,' % (b"true" if asked.dry_run else b"false")
         if asked.dry_run:
             content += b'"found":%d,' % found
         content += b'"deleted":%d,%b' % (0 if asked.dry_run else found, _end(asked, bound, revisions))
-        await answer.whole(200, [_JSON], content)
+        await answer.whole(200, [_JSON, *receipt], content)
 
 
 def _revisions(revisions: dict[int, int]) -> bytes:

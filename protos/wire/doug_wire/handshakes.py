@@ -1,0 +1,121 @@
+"""The beginning of HTTPS connections: a handshake ends in time, and counts as a connection from its first moment.
+
+asyncio tells a protocol of its connection only after the handshake, so that no limit would see who connects and says
+nothing. Such connections would take the descriptors that a process needs for others. Must not know HTTP. Invariants:
+
+1. There are never more handshakes under way than there is room for connections.
+2. When there is no room for a new one, the handshake that has taken longest is given up for it: silent clients keep
+   nobody out.
+
+Source: loop.connect_accepted_socket; docs/operations.md, Limits of clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+NO_ROOM = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+TRY_AGAIN_S = 0.02
+
+
+Served = Any
+"""An ``asyncio.Protocol`` whose attribute ``transport`` is None until it has been told of its connection."""
+
+
+class Handshakes:
+    """Listens on sockets, and has a protocol serve each connection whose handshake is done.
+
+    Attributes:
+        given_up: How many connections were given up, for others or because there was no room at all.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        make: Callable[[], Served],
+        room: Callable[[], int],
+        timeout_s: float,
+    ) -> None:
+        """Builds it; ``listen`` sets it going.
+
+        Args:
+            context: The TLS context.
+            make: Makes the protocol of a connection.
+            room: Tells how many more connections there may be now, handshakes left out.
+            timeout_s: How long a handshake may take.
+        """
+        self._context = context
+        self._make = make
+        self._room = room
+        self._timeout_s = timeout_s
+        self._accepting: list[asyncio.Task[None]] = []
+        self._greeting: dict[asyncio.Task[None], None] = {}
+        self.given_up = 0
+
+    def listen(self, sockets: Iterable[socket.socket]) -> None:
+        """Takes connections of sockets that listen and do not block."""
+        self._accepting += [asyncio.create_task(self._accept(each)) for each in sockets]
+
+    async def stop(self) -> None:
+        """Takes no more connections, and gives up those whose handshakes are under way."""
+        tasks = [*self._accepting, *self._greeting]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def under_way(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._greeting)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                await asyncio.sleep(TRY_AGAIN_S)  # A descriptor may be free by then.
+                continue
+            if len(self._greeting) >= self._room():
+                self.given_up += 1
+                oldest = next(iter(self._greeting), None)
+                if oldest is None:
+                    client.close()
+                    continue
+                del self._greeting[oldest]
+                oldest.cancel()
+            client.setblocking(False)
+            with contextlib.suppress(OSError):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.create_task(self._greet(client))
+            self._greeting[task] = None
+            task.add_done_callback(lambda done: self._greeting.pop(done, None))
+
+    async def _greet(self, client: socket.socket) -> None:
+        made: list[Served] = []
+
+        def make() -> Served:
+            made.append(self._make())
+            return made[-1]
+
+        loop = asyncio.get_running_loop()
+        handed = False
+        try:
+            await loop.connect_accepted_socket(make, client, ssl=self._context, ssl_handshake_timeout=self._timeout_s)
+            handed = True
+        except (OSError, EOFError):
+            return  # The client was silent, left, or was refused; it sees the end of the connection.
+        finally:
+            if not handed:
+                for each in made:
+                    # If it was given up just as it was done, uvloop tells the protocol only of the beginning.
+                    if each.transport is not None:
+                        each.connection_lost(None)
