@@ -17,12 +17,13 @@ from doug.v1 import doug_pb2 as pb
 from doug.v1 import doug_pb2_grpc
 from doug_wire.scan import PAGE_BYTES_MAX, PREFIX, ScanRecord, decode_page
 from doug_wire.slots import SLOTS, slot_of
-from raft_node.errors import CorruptionError, FatalError
+from raft_node.errors import CorruptionError, FatalError, OverloadedError
 from raft_node.kv.keyspace import StoredValue, encode_value, user_key
-from raft_node.kv.scan import Scan
+from raft_node.kv.scan import Scan, ScanOptions
 from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.doug import scan_stream
 from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.reads.freshness import Freshness
@@ -254,32 +255,34 @@ async def test_scans_are_bounded_in_number_and_one_that_is_cancelled_makes_room(
 
 async def test_who_reads_nothing_makes_way_for_others_and_is_told_so(make: Make) -> None:
     rig = await make(ScanLimits(scans_max=1, yield_s=0.0))
-    for number in range(400):
+    for number in range(40):
         rig.write(b"%04d" % number, value=bytes(20_000))
-    scans = rig.reader.scans
-    silent = []
+    scans, gate = rig.reader.scans, asyncio.Event()
+    begun: list[list[pb.ScanPage]] = []
+    sending = []
+
+    async def send(pages: list[pb.ScanPage]) -> None:
+        async def write(page: pb.ScanPage) -> None:
+            pages.append(page)
+            if len(pages) > 1:
+                await gate.wait()
+
+        await scan_stream.send(rig.shard, ScanOptions(), write, messages=False)
+
     for count in range(OTHERS_MAX + 1):
-        call = rig.doug.Scan(pb.ScanRequest())
-        assert (await call.read()).revision == 400, "it finds a place, whoever holds one"
-        silent.append(call)
+        begun.append([])
+        sending.append(asyncio.create_task(send(begun[-1])))
         async with asyncio.timeout(60):
-            while not [held for held in scans._holding if held.waits_since_s is not None]:
+            while len(begun[-1]) < 2:
                 await asyncio.sleep(0.005)
-        assert (scans.under_way, scans._others) == (1, count)
-    code, metadata = await rig.refusal()
-    assert (code, metadata["doug-code"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"), "all is bounded"
-    silent.pop().cancel()
-    await rig.ended()
-    assert len(await rig.records()) == 400
-    with pytest.raises(grpc.aio.AioRpcError) as ended:
-        while await silent[0].read() is not grpc.aio.EOF:
-            pass
-    assert dict(ended.value.trailing_metadata() or ())["doug-code"] == "SCAN_EXPIRED"
-    for call in silent[1:]:
-        call.cancel()
-    async with asyncio.timeout(60):
-        while scans._others:
-            await asyncio.sleep(0.005)
+        assert (scans.under_way, scans._others) == (1, count), "it has a place, and the one before has none"
+    with pytest.raises(OverloadedError):
+        await send([])
+    gate.set()
+    ended = await asyncio.gather(*sending, return_exceptions=True)
+    assert [type(each) for each in ended] == [scan_stream.ScanExpiredError] * OTHERS_MAX + [type(None)]
+    assert sum(page.count for page in begun[-1]) == 40
+    assert (scans.under_way, scans._others) == (0, 0)
 
 
 async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -> None:
