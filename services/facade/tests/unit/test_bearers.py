@@ -56,6 +56,11 @@ async def test_a_token_of_the_issuer_counts(bearers: Bearers) -> None:
     assert (found.name, found.principals) == ("oidc:bob", ("oidc:bob", "group:ops"))
 
 
+async def test_groups_that_nobody_can_name_say_nothing(bearers: Bearers) -> None:
+    found = bearers.judge(token(groups=["", "a\nb", "x" * 1000, 7, None, ["ops"], "\u202e", "ops"]))
+    assert found.principals == ("oidc:bob", "group:ops")
+
+
 async def test_no_other_token_counts(bearers: Bearers) -> None:
     wrong = [
         token(OTHER),

@@ -156,11 +156,11 @@ class Bearers:
             raise BearerError("its principal is no text")
         if not isinstance(groups, list) or len(groups) > GROUPS_MAX:
             raise BearerError("its groups are no list, or too many")
-        principals = (name, *(f"{GROUP}:{group}" for group in groups if isinstance(group, str)))
-        try:
-            check_principal(name)
-        except DocumentError:
-            raise BearerError("its principal is no name") from None
+        if not _is_principal(name):
+            raise BearerError("its principal is no name")
+        # To a group without a name nobody can give a role, so it says nothing of the bearer.
+        named = [f"{GROUP}:{group}" for group in groups if isinstance(group, str)]
+        principals = (name, *filter(_is_principal, named))
         return Bearer(name, principals, float(expires) + LEEWAY_S, mark)
 
     # The issuer's keys.
@@ -325,3 +325,11 @@ def keys_of(raw: bytes) -> dict[str, Key]:
     if not found:
         raise ValueError("the set has no key that can sign")
     return found
+
+
+def _is_principal(name: str) -> bool:
+    try:
+        check_principal(name)
+    except DocumentError:
+        return False
+    return True
