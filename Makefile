@@ -176,6 +176,9 @@ bench-overload: setup ## Ten times what a cluster can do: what is answered, elec
 bench-batch: setup ## Batches of 10,000 puts, 8 in flight: puts/s and CPU per put; options as ARGS="--batches 100"
 	$(BIN)/python bench/batch.py $(ARGS)
 
+bench-conditions: setup ## What a condition costs a put, against plain ones in turn; ARGS="--rounds 3 --check" fails above 1.3
+	$(BIN)/python bench/conditions.py $(ARGS)
+
 bench-watch: setup ## Thousands of watchers of one facade: memory, and how soon all have an event; ARGS="--idle 10000 --check"
 	$(BIN)/python bench/watch.py $(ARGS)
 
