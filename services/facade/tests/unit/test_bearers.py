@@ -126,6 +126,16 @@ def test_what_is_no_set_of_keys_is_refused(raw: bytes) -> None:
         keys_of(raw)
 
 
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "RSA-OAEP", "ES256", [], {}, 5, None])
+@pytest.mark.parametrize(
+    "key", [{"n": "AQAB", "e": "AQAB"}, {"n": 5}, {}, {"d": 5}, {"n": "AQAB", "e": "AQAB", "d": "AQAB"}]
+)
+def test_a_key_of_another_kind_is_left_out_and_spoils_no_other(algorithm: object, key: dict[str, object]) -> None:
+    own = json.loads(key_set(KEY, "one"))["keys"]
+    found = keys_of(json.dumps({"keys": [{"kty": "RSA", "kid": "other", "alg": algorithm, **key}, *own]}).encode())
+    assert "one" in found and "other" not in found
+
+
 @pytest.mark.parametrize("error", [http.client.BadStatusLine("garbage"), http.client.IncompleteRead(b"{"), OSError()])
 async def test_whatever_the_server_says_leaves_the_old_keys(
     bearers: Bearers, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -43,6 +43,7 @@ from facade.settings import Settings
 
 _KEYS = KEY_PREFIX + b"/"
 _ACTIONS = KEY_PREFIX + b":"
+_NAMED = b"key64="
 _OF_KEYS = (KEY_PREFIX, b"/v1/batch", b"/v1/txn", b"/v1/watch", OPS_PREFIX)
 """The paths whose requests are counted: operators and probes must get through while clients send too much."""
 log = structlog.get_logger()
@@ -118,7 +119,7 @@ class Application:
             self._admit(scope)
             self._count(raw_path, scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
-                self.front.check_unread()
+                self.front.check_unread(peer.get())
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
             if app is None:
                 await self._counted(scope, receive, send)
@@ -129,7 +130,7 @@ class Application:
                 await self._tell_defect(error, app.route, scope, send)
         except ProblemError as error:  # Raised by the two calls above: routes answer their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
-            await refusal(error)(scope, receive, named(scope, send))
+            await refusal(error)(scope, receive, send)
         finally:
             self._metrics.inflight -= 1
 
@@ -177,7 +178,7 @@ class Application:
         except ProblemError as error:
             method = method if method in METHODS else "other"
             self._metrics.request(method, error.status, "none", 0.0, console.route)
-            await refusal(error)(scope, receive, named(scope, send))
+            await refusal(error)(scope, receive, send)
             return
         if self._gate is None:
             await console(scope, receive, send)
@@ -199,7 +200,8 @@ class Application:
         """The raw handler of a path that is not below the keys; None for paths that FastAPI serves."""
         if raw_path == KEY_PREFIX:
             # One key of any bytes, or a range of keys.
-            return self._keys if b"key64=" in scope["query_string"] else self._ranges
+            named = any(part.startswith(_NAMED) for part in scope["query_string"].split(b"&"))
+            return self._keys if named else self._ranges
         if raw_path.startswith(_ACTIONS):
             return self._keys
         return self._ops if raw_path.startswith(OPS_PREFIX) else self._exact.get(raw_path)

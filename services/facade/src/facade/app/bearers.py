@@ -329,6 +329,8 @@ def keys_of(raw: bytes) -> dict[str, Key]:
     for each in document["keys"]:
         if not isinstance(each, dict) or each.get("kty") not in ("RSA", "EC", "OKP") or each.get("use", "sig") != "sig":
             continue
+        if "alg" in each and each["alg"] not in ALGORITHMS:
+            continue  # For another use; and at `none` the library itself fails.
         try:
             key = jwt.PyJWK(each)
         except jwt.PyJWTError:

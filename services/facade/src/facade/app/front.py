@@ -113,13 +113,13 @@ class Front:
             self.connections_refused += 1
             raise
 
-    def check_unread(self) -> None:
-        """Refuses to read a value while clients leave too many answers unread.
+    def check_unread(self, address: str) -> None:
+        """Refuses to read a value while clients, or those of this address alone, leave too many answers unread.
 
         Raises:
             NotAppliedError: Too many bytes of answers wait for clients.
         """
-        if self.unread.full:
+        if self.unread.full_for(address):
             self.unread.refused += 1
             raise too_much_unread()
 
