@@ -174,7 +174,13 @@ async def test_heads_that_are_refused(connection: Connection, data: bytes, statu
     assert connection.statuses == [status]
     assert b'"code":"' + code + b'"' in connection.transport.written
     assert b"connection: close" in connection.transport.written
+    assert connection.transport.written.count(b"\r\ndoug-request-id: ") == 1
     assert not connection.seen
+
+
+async def test_a_refused_head_keeps_the_name_that_its_client_gave_it(connection: Connection) -> None:
+    await connection.send(b"PUT / HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nExpect: the-best\r\n\r\n")
+    assert b"\r\ndoug-request-id: mine\r\n" in connection.transport.written
 
 
 async def test_a_head_behind_a_long_body_is_counted_by_itself(connection: Connection) -> None:

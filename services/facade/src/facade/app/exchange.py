@@ -25,7 +25,7 @@ from facade.client.receipts import SERVER_TIMING
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
-from facade.routes.raw import SCOPE_EXCHANGE
+from facade.routes.raw import REQUEST_ID, SCOPE_EXCHANGE, request_id, request_id_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -166,7 +166,8 @@ class Exchange(RequestResponseCycle):
         starts = message["type"] == "http.response.start"
         if starts and unread.full and self.too_much_unread and self._may_be_replaced(message):
             unread.refused += 1
-            for part in problem_messages(too_much_unread()):
+            scope: Any = self.scope
+            for part in problem_messages(too_much_unread(), scope):
                 await self._send(part)
             self._replaced = True
             return
@@ -196,10 +197,10 @@ def timed(headers: Iterable[tuple[bytes, bytes]], duration_s: float) -> list[tup
     return [*kept, (SERVER_TIMING, b", ".join([b"facade;dur=%.2f" % (1000 * duration_s), *rest]))]
 
 
-def problem_messages(error: ProblemError) -> tuple[Any, Any]:
+def problem_messages(error: ProblemError, scope: Message) -> tuple[Any, Any]:
     """The ASGI messages that tell an error and end the connection."""
     content = problem.document(error)
-    headers = problem.headers(error, content)
+    headers = [*problem.headers(error, content), (REQUEST_ID, request_id_of(scope))]
     if CLOSE not in headers:
         headers.append(CLOSE)
     start = {"type": "http.response.start", "status": error.status, "headers": headers}
@@ -210,7 +211,7 @@ def refusal(error: ProblemError) -> App:
     """An application that tells an error, whatever is asked, and ends the connection."""
 
     async def refuse(scope: Message, receive: Receive, send: Send) -> None:
-        for part in problem_messages(error):
+        for part in problem_messages(error, scope):
             await send(part)
 
     return refuse
@@ -220,7 +221,7 @@ def last_word(error: ProblemError, defaults: Iterable[tuple[bytes, bytes]]) -> b
     """The whole answer that tells an error and ends the connection, for a request that no application is asked for."""
     body = problem.document(error)
     head = [STATUS_LINE[error.status]]
-    for name, value in (*defaults, *problem.headers(error, body)):
+    for name, value in (*defaults, *problem.headers(error, body), (REQUEST_ID, request_id(None))):
         if name != b"connection":
             head.extend((name, b": ", value, b"\r\n"))
     return b"".join((*head, b"connection: close\r\n\r\n", body))
