@@ -21,9 +21,9 @@ Figures = dict[str, Any]
 Run = Callable[[Cluster, argparse.Namespace], Figures]
 
 
-def add_layout(parser: argparse.ArgumentParser) -> None:
+def add_layout(parser: argparse.ArgumentParser, shards: int = 2) -> None:
     """Adds the options for the layout of the cluster."""
-    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--shards", type=int, default=shards)
     parser.add_argument("--nodes", type=int, default=5)
 
 

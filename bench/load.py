@@ -33,6 +33,9 @@ import httptools
 STEP = 48_271
 """A multiplier without a common factor with any sensible number of keys: it visits every key once, scattered."""
 
+CONDITIONS = {"exists": b"if-match: *\r\n", "absent": b"if-none-match: *\r\n", "revision": b"if-match: %b\r\n"}
+"""What the condition of a put is, by its name; for ``revision`` with the tag that the key had last."""
+
 SWEEP_S = 0.1
 RECONNECT_S = 0.05
 
@@ -53,6 +56,7 @@ class Workload:
         prefix: The prefix of all keys.
         timeout_s: After how many seconds an operation is given up and its connection closed.
         seed: The seed of the order in which keys are read, and of the values.
+        condition: The condition of puts, one of ``CONDITIONS``; empty for none.
     """
 
     kind: str
@@ -66,9 +70,11 @@ class Workload:
     prefix: str = "bench/"
     timeout_s: float = 15.0
     seed: int = 1
+    condition: str = ""
 
     def __post_init__(self) -> None:
         assert self.kind in ("put", "get"), self.kind
+        assert not self.condition or (self.kind == "put" and self.condition in CONDITIONS), self.condition
         assert self.keys % STEP, "the keys would not all be visited"
 
     def key(self, index: int) -> str:
@@ -137,8 +143,12 @@ class LoadResult:
 class _Run:
     """Hands out requests and gathers their results."""
 
-    def __init__(self, workload: Workload, host: str) -> None:
+    def __init__(self, workload: Workload, host: str, tags: dict[bytes, bytes] | None) -> None:
         self._workload = workload
+        self.tags = tags
+        self.key = b""
+        self._condition = CONDITIONS.get(workload.condition, b"")
+        self._needs_tag = b"%" in self._condition
         self.result = LoadResult()
         self.start_ns = 0
         self.ends_ns = 0
@@ -146,7 +156,8 @@ class _Run:
         self._head = f" HTTP/1.1\r\nhost: {host}\r\n".encode()
         self._random = Random(workload.seed)
         body = self._random.randbytes(workload.value_bytes)
-        self._put_tail = self._head + f"content-length: {len(body)}\r\n\r\n".encode() + body
+        self._put_rest = f"content-length: {len(body)}\r\n\r\n".encode() + body
+        self._put_tail = self._head + self._put_rest
         query = f"?consistency={workload.consistency}" if workload.consistency else ""
         self._get_tail = query.encode() + self._head + b"\r\n"
 
@@ -157,7 +168,14 @@ class _Run:
         index = result.begun
         result.begun = index + 1
         if workload.kind == "put":
-            return b"PUT /v1/kv/" + workload.key(index).encode() + self._put_tail
+            self.key = key = workload.key(index).encode()
+            if not self._condition:
+                return b"PUT /v1/kv/" + key + self._put_tail
+            condition = self._condition
+            if self._needs_tag:
+                assert self.tags is not None, "nothing has told the tags"
+                condition %= self.tags[key]
+            return b"PUT /v1/kv/" + key + self._head + condition + self._put_rest
         index = int(self._random.random() * (workload.known or workload.keys))
         return b"GET /v1/kv/" + workload.key(index).encode() + self._get_tail
 
@@ -225,12 +243,29 @@ class _LoadConnection(asyncio.Protocol):
             self.gone.set_result(None)
 
 
+class _TaggedConnection(_LoadConnection):
+    """The same, and it remembers the tag that each key was given."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__(run)
+        self._key = b""
+
+    def _next(self, now_ns: int) -> None:
+        super()._next(now_ns)
+        self._key = self._run.key
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"etag" and self._run.tags is not None:
+            self._run.tags[self._key] = value
+
+
 async def _keep_connected(run: _Run, host: str, port: int, live: set[_LoadConnection]) -> None:
     """Runs one closed loop and opens its connection again whenever that is lost before the end."""
     loop = asyncio.get_running_loop()
+    kind = _LoadConnection if run.tags is None else _TaggedConnection
     while time.perf_counter_ns() < run.ends_ns:
         try:
-            _, connection = await loop.create_connection(functools.partial(_LoadConnection, run), host, port)
+            _, connection = await loop.create_connection(functools.partial(kind, run), host, port)
         except OSError:
             run.result.statuses["not connected"] += 1
             await asyncio.sleep(RECONNECT_S)
@@ -257,11 +292,17 @@ async def _sweep(live: set[_LoadConnection], timeout_s: float) -> None:
                 connection.abort("timeout")
 
 
-async def run_load(url: str, workload: Workload) -> LoadResult:
-    """Applies a workload to the facade at ``url`` and waits for the last answer."""
+async def run_load(url: str, workload: Workload, tags: dict[bytes, bytes] | None = None) -> LoadResult:
+    """Applies a workload to the facade at ``url`` and waits for the last answer.
+
+    Args:
+        url: The URL of the facade.
+        workload: The workload.
+        tags: If given, takes the tag of each key that is put. The condition ``revision`` needs those of all keys.
+    """
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    run, live = _Run(workload, parts.netloc), set[_LoadConnection]()
+    run, live = _Run(workload, parts.netloc, tags), set[_LoadConnection]()
     cpu_s, start_ns = time.process_time(), time.perf_counter_ns()
     run.start_ns = start_ns
     run.ends_ns = start_ns + int(workload.seconds * 1e9)
@@ -278,13 +319,13 @@ async def run_load(url: str, workload: Workload) -> LoadResult:
     return run.result
 
 
-def run_blocking(url: str, workload: Workload) -> LoadResult:
-    """Applies a workload on an event loop of its own, with uvloop when it is installed."""
+def run_blocking(url: str, workload: Workload, tags: dict[bytes, bytes] | None = None) -> LoadResult:
+    """Applies a workload on an event loop of its own, with uvloop when it is installed; see ``run_load``."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop as factory  # noqa: PLC0415 - there is none on some platforms
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(run_load(url, workload))
+        return runner.run(run_load(url, workload, tags))
 
 
 def main() -> int:

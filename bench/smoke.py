@@ -69,10 +69,12 @@ class Meter:
         }
 
 
-def measure(cluster: Cluster, meter: Meter, name: str, workload: Workload) -> tuple[LoadResult, dict[str, Any]]:
+def measure(
+    cluster: Cluster, meter: Meter, name: str, workload: Workload, tags: dict[bytes, bytes] | None = None
+) -> tuple[LoadResult, dict[str, Any]]:
     """Runs one phase and returns its result and its figures."""
     terms, messages, spent = meter.terms(), meter.messages(), meter.cpu_s()
-    result = run_blocking(cluster.shared_url, workload)
+    result = run_blocking(cluster.shared_url, workload, tags)
     spent_after, messages_after, terms_after = meter.cpu_s(), meter.messages(), meter.terms()
     answers = max(1, len(result.latencies_ns))
     cpu_us = {group: round((spent_after[group] - spent[group]) * 1e6 / answers, 1) for group in spent}

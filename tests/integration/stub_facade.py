@@ -1,5 +1,7 @@
 """A stand-in for the facade: a raw ASGI app that keeps values in a dict, for the tests of the load generator.
 
+It gives every key revisions, and puts with a condition are judged by them.
+
 Started as ``python stub_facade.py PORT``. Keys that begin with ``slow`` are answered after 30 s, ``refuse`` with 503,
 ``close`` by dropping the connection after the answer.
 """
@@ -15,6 +17,15 @@ from typing import Any
 import uvicorn
 
 VALUES: dict[bytes, bytes] = {}
+TAGS: dict[bytes, bytes] = {}
+
+
+def holds(key: bytes, headers: dict[bytes, bytes]) -> bool:
+    """Whether the condition of a put holds."""
+    if b"if-none-match" in headers:
+        return key not in TAGS
+    wanted = headers.get(b"if-match")
+    return wanted is None or (key in TAGS and wanted in (b"*", TAGS[key]))
 
 
 async def app(
@@ -36,8 +47,12 @@ async def app(
         status, answer = 503, json.dumps({"outcome": "not_applied"}).encode()
     elif key.startswith(b"close"):
         headers = [(b"connection", b"close")]
+    elif scope["method"] == "PUT" and not holds(key, dict(scope["headers"])):
+        status = 412
     elif scope["method"] == "PUT":
         VALUES[key] = body
+        TAGS[key] = b'"%d"' % (int(TAGS.get(key, b'"0"')[1:-1]) + 1)
+        headers = [(b"etag", TAGS[key])]
     elif key in VALUES:
         answer = VALUES[key]
     else:

@@ -57,6 +57,21 @@ def test_gets_read_what_was_put(port: int) -> None:
     assert unknown.errors.keys() == {"404"}
 
 
+def test_puts_have_the_condition_that_is_asked_for(port: int) -> None:
+    url, tags = f"http://127.0.0.1:{port}", dict[bytes, bytes]()
+    created = run_blocking(url, workload("put", operations=100, prefix="cas/", condition="absent"), tags)
+    assert created.statuses == {"200": 100} and set(tags.values()) == {b'"1"'}
+    assert run_blocking(url, workload("put", operations=100, prefix="cas/", condition="absent"), tags).errors == {
+        "412": 100
+    }
+    assert run_blocking(url, workload("put", operations=250, prefix="cas/", condition="revision"), tags).ok == 250
+    assert sorted(set(tags.values())) == [b'"3"', b'"4"']
+    assert run_blocking(url, workload("put", operations=100, prefix="cas/", condition="exists"), tags).ok == 100
+    assert run_blocking(url, workload("put", operations=9, prefix="none/", condition="exists"), tags).errors == {
+        "412": 9
+    }
+
+
 def test_every_key_is_put_once_before_any_is_put_again() -> None:
     load = Workload(kind="put", keys=1000)
     assert len({load.key(index) for index in range(1000)}) == 1000

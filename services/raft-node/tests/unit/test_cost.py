@@ -15,6 +15,7 @@ import pytest
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.payload import encode_increment
+from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.raft.messages import AppendEntries
@@ -25,30 +26,48 @@ from raft_testing.driver_rig import ALL, ME, OTHER, ListSink, Rig
 BATCHES = 20
 SMALL, LARGE = 16, 272
 PACKAGES = ("src/raft_node", "wire/doug_wire")
+Make = Callable[[int, int], bytes]
+"""Makes the command with a number in a batch."""
 
 
-def command(number: int) -> bytes:
+def command(number: int, turn: int = 0) -> bytes:
     return commands.encode(Opcode.PUT, b"key-%d" % number, b"", b"v" * 100)
 
 
-def conditional(number: int) -> bytes:
+def if_it_exists(number: int, turn: int) -> bytes:
     return commands.encode(Opcode.PUT, b"key-%d" % number, b"", b"v" * 100, condition=commands.EXISTS)
 
 
-def increment(number: int) -> bytes:
+def if_it_is_new(number: int, turn: int) -> bytes:
+    return commands.encode(Opcode.PUT, b"new-%d-%d" % (turn, number), b"", b"v" * 100, condition=commands.ABSENT)
+
+
+def increment(number: int, turn: int) -> bytes:
     return commands.encode(Opcode.INCREMENT, b"number-%d" % number, b"", encode_increment(1))
 
 
-async def lead(rig: Rig, batch: int, make: Callable[[int], bytes] = command) -> Counter[str]:
+def if_it_has_the_revision(before: int) -> Make:
+    """Puts of a whole batch of keys that were put last in this order, up to this revision."""
+
+    def make(number: int, turn: int) -> bytes:
+        condition = commands.revision(before + (turn - 1) * LARGE + number + 1)
+        return commands.encode(Opcode.PUT, b"key-%d" % number, b"", b"v" * 100, condition=condition)
+
+    return make
+
+
+async def lead(rig: Rig, batch: int, make: Make = command) -> Counter[str]:
     """Puts batches as a leader whose followers agree."""
     sink = ListSink()
-    made = [make(number) for number in range(batch)]
-    submissions = [Submission(sink, number, commands.checksum(each), each) for number, each in enumerate(made)]
+    turns = []
+    for turn in range(BATCHES):
+        made = [make(number, turn) for number in range(batch)]
+        turns.append([Submission(sink, number, commands.checksum(each), each) for number, each in enumerate(made)])
     with counted(*PACKAGES) as found:
-        for _ in range(BATCHES):
+        for submissions in turns:
             rig.driver.submit(submissions)
             await rig.converse()
-    assert len(sink.results) == BATCHES * batch
+    assert [status for _, status in sink.results] == [Status.OK] * BATCHES * batch
     return found
 
 
@@ -81,13 +100,21 @@ CONDITION_MAX = 1.3
 """What a put with a condition may cost of a plain one."""
 
 
-async def test_a_condition_that_is_judged_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["exists", "absent", "revision"])
+async def test_a_condition_that_is_judged_in_memory(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     rig = Rig(monkeypatch, ALL)
     await rig.lead()
     plain = await lead(rig, LARGE)
-    found = await lead(rig, LARGE, conditional)
+    made = {"exists": if_it_exists, "absent": if_it_is_new, "revision": if_it_has_the_revision(BATCHES * LARGE)}
+    found = await lead(rig, LARGE, made[kind])
     assert sum(found.values()) <= CONDITION_MAX * sum(plain.values()), report(found, BATCHES * LARGE)
-    judge(await lead(rig, SMALL, conditional), found, CONDITION_MAX * 2.2, 270.0)
+
+
+async def test_a_batch_of_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, ALL)
+    await rig.lead()
+    await lead(rig, LARGE)
+    judge(await lead(rig, SMALL, if_it_exists), await lead(rig, LARGE, if_it_exists), CONDITION_MAX * 2.2, 270.0)
 
 
 async def test_a_command_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:

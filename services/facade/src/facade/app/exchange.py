@@ -25,7 +25,7 @@ from facade.client.receipts import SERVER_TIMING
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
-from facade.routes.raw import SCOPE_EXCHANGE
+from facade.routes.raw import REQUEST_ID, SCOPE_EXCHANGE, request_id, request_id_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -99,6 +99,12 @@ class Exchange(RequestResponseCycle):
         unread: int = self.transport.get_write_buffer_size()
         return unread
 
+    @property
+    def too_much_unread(self) -> bool:
+        """Whether clients, or those of this client's address alone, leave too many bytes unread."""
+        client: Any = self.scope["client"]
+        return self._front.unread.full_for(client[0] if client else "")
+
     async def drained(self) -> None:
         """Waits until the client has taken most of what was written, or is gone."""
         if self.flow.write_paused and not self.disconnected:
@@ -157,9 +163,11 @@ class Exchange(RequestResponseCycle):
         if self._replaced:
             return
         unread = self._front.unread
-        if unread.full and message["type"] == "http.response.start" and self._may_be_replaced(message):
+        starts = message["type"] == "http.response.start"
+        if starts and unread.full and self.too_much_unread and self._may_be_replaced(message):
             unread.refused += 1
-            for part in problem_messages(too_much_unread()):
+            scope: Any = self.scope
+            for part in problem_messages(too_much_unread(), scope):
                 await self._send(part)
             self._replaced = True
             return
@@ -189,10 +197,10 @@ def timed(headers: Iterable[tuple[bytes, bytes]], duration_s: float) -> list[tup
     return [*kept, (SERVER_TIMING, b", ".join([b"facade;dur=%.2f" % (1000 * duration_s), *rest]))]
 
 
-def problem_messages(error: ProblemError) -> tuple[Any, Any]:
+def problem_messages(error: ProblemError, scope: Message) -> tuple[Any, Any]:
     """The ASGI messages that tell an error and end the connection."""
     content = problem.document(error)
-    headers = problem.headers(error, content)
+    headers = [*problem.headers(error, content), (REQUEST_ID, request_id_of(scope))]
     if CLOSE not in headers:
         headers.append(CLOSE)
     start = {"type": "http.response.start", "status": error.status, "headers": headers}
@@ -203,7 +211,7 @@ def refusal(error: ProblemError) -> App:
     """An application that tells an error, whatever is asked, and ends the connection."""
 
     async def refuse(scope: Message, receive: Receive, send: Send) -> None:
-        for part in problem_messages(error):
+        for part in problem_messages(error, scope):
             await send(part)
 
     return refuse
@@ -213,7 +221,7 @@ def last_word(error: ProblemError, defaults: Iterable[tuple[bytes, bytes]]) -> b
     """The whole answer that tells an error and ends the connection, for a request that no application is asked for."""
     body = problem.document(error)
     head = [STATUS_LINE[error.status]]
-    for name, value in (*defaults, *problem.headers(error, body)):
+    for name, value in (*defaults, *problem.headers(error, body), (REQUEST_ID, request_id(None))):
         if name != b"connection":
             head.extend((name, b": ", value, b"\r\n"))
     return b"".join((*head, b"connection: close\r\n\r\n", body))

@@ -63,7 +63,7 @@ class Run:
         self.seen = self.steps = self.bytes = 0
 
 
-def carry_out(  # noqa: PLR0912 - one loop: five replicas do this for every such write
+def carry_out(  # noqa: PLR0912, PLR0915 - one loop: five replicas do this for every such write
     entries: Iterable[Entry], run: Run, fetched: Mapping[bytes, bytes | None], epochs: Sequence[int], revision: int
 ) -> tuple[Entry | None, int]:
     """Carries entries out up to one that is not of this module, or cannot be carried out here.
@@ -121,10 +121,13 @@ def carry_out(  # noqa: PLR0912 - one loop: five replicas do this for every such
         revision += 1
         if opcode == _PUT:
             size += value_bytes
-            write((key, pack(VALUE_FORMAT, 0, type_bytes, owned, revision) + data[key_end:]))
+            stored: bytes | None = pack(VALUE_FORMAT, 0, type_bytes, owned, revision) + data[key_end:]
         else:
             run.removals.append(Removal(len(effects), revision, _DELETED))
-            write((key, None))
+            stored = None
+        write((key, stored))
+        newest[key] = stored
+        seen += 1
         applied(new(cls, (ok, revision, None)))
     else:
         entry = None
