@@ -20,7 +20,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
-.PHONY: bench bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools
+.PHONY: bench bench-console bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools
 .PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -181,6 +181,9 @@ bench-conditions: setup ## What a condition costs a put, against plain ones in t
 
 bench-watch: setup ## Thousands of watchers of one facade: memory, and how soon all have an event; ARGS="--idle 10000 --check"
 	$(BIN)/python bench/watch.py $(ARGS)
+
+bench-console: setup ## None, one and a hundred open consoles: what they cost the facade and the nodes; ARGS="--seconds 20 --check"
+	$(BIN)/python bench/console.py $(ARGS)
 
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
 	@if [ -z "$(REF)$(findstring --other-setting,$(ARGS))" ]; then \

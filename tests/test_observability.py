@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from exported import exported, facade_registry, node_registry, series
-from tools import dashboards
+from tools import dashboards, runbooks
 from tools.observability.alert import Alert
 from tools.observability.alerts import GROUPS
 from tools.observability.grafana import Dashboard
 from tools.observability.rules import unit_tests
+
+from facade.console.prometheus import expression
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy" / "observability"
@@ -48,6 +50,7 @@ EXPRESSIONS = [
     for panel in board.panels
     for query in panel.queries
 ]
+EXPRESSIONS.append(pytest.param(expression((0, 1), 'namespace="dougdb"'), id="console"))
 RULES = [pytest.param(alert.expr, id=alert.name) for alert in ALERTS]
 
 
@@ -56,6 +59,7 @@ RULES = [pytest.param(alert.expr, id=alert.name) for alert in ALERTS]
 
 def test_what_is_committed_is_what_is_generated(tmp_path: Path) -> None:
     assert dashboards.stale(dashboards.TARGET) == []
+    assert runbooks.TARGET.read_text() == runbooks.module()
     for folder in ("dashboards", "rules"):
         assert (DEPLOY / folder).resolve() == dashboards.TARGET / folder, "there is one copy of them"
         shutil.copytree(DEPLOY / folder, tmp_path / "copy" / folder)
@@ -93,6 +97,14 @@ def test_prometheus_understands_every_expression_of_a_dashboard(tmp_path: Path) 
     file.write_text("groups:\n  - name: panels\n    rules:\n" + "".join(rules))
     checked = promtool("check", "rules", file)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_graph_of_the_console_leads_to_a_runbook() -> None:
+    graphs = (runbooks.TARGET.parents[1] / "views" / "graphs.js").read_text()
+    named = set(re.findall(r'"(DougDB\w+)"', graphs))
+    assert len(named) >= 10
+    assert named <= {alert.name for alert in ALERTS}
+    assert runbooks.sections(runbooks.SOURCE.read_text()).keys() == {alert.name for alert in ALERTS}
 
 
 # -- dashboards -----------------------------------------------------------------------------------------------------

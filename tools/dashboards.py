@@ -1,5 +1,7 @@
 """Generates dashboards and alert rules from tools/observability, in the one place where they are kept: the Helm chart.
 
+The console's runbooks are made along with them (``tools.runbooks``).
+
 Usage: python -m tools.dashboards [--check | --prometheusrule]
 
 ``deploy/observability`` links to them. The same rules as an object of the Prometheus operator are made by the chart,
@@ -12,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from tools import runbooks
 from tools.observability import facade, overview, raft, rules, storage
 
 DASHBOARDS = {
@@ -62,12 +65,16 @@ def main() -> int:
                 "deploy/helm/dougdb is not what tools/dashboards.py gives; run `make dashboards`:", *found, sep="\n  "
             )
             return 1
-        print("dashboards: the generated dashboards and rules are up to date")
+        if not _equal(runbooks.TARGET, runbooks.module()):
+            print("the console's runbooks are not those of docs/operations.md; run `make dashboards`")
+            return 1
+        print("dashboards: the generated dashboards, rules and runbooks are up to date")
         return 0
     for name, text in outputs().items():
         path = TARGET / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    runbooks.TARGET.write_text(runbooks.module())
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ SCRAPE_S = 2
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.2
+CONSOLE_PROMETHEUS = "DOUGDB_CONSOLE_PROMETHEUS"
 
 MISSING = """\
 observe: there is no `prometheus` in PATH.
@@ -215,7 +217,9 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("shards", "nodes", "facades", "port", "base_port"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     with tempfile.TemporaryDirectory(prefix="dougdb-prometheus-") as folder:
-        cluster = subprocess.Popen(command, start_new_session=True)
+        # The console's graphs are taken from there, unless the user names another one.
+        environment = {CONSOLE_PROMETHEUS: f"http://127.0.0.1:{options.prometheus_port}", **os.environ}
+        cluster = subprocess.Popen(command, start_new_session=True, env=environment)
         prometheus = start_prometheus(program, Path(folder), scraped, options.prometheus_port, options.scrape_seconds)
 
         def end(number: int, frame: FrameType | None) -> None:

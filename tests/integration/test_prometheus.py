@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -95,6 +96,28 @@ def test_choosing_one_shard_shows_that_shard(observed: Observed) -> None:
     (query,) = next(panel for panel in dashboards.DASHBOARDS["raft"].panels if panel.title == "Term").queries
     expr = query.expr.replace("$namespace", ".*").replace("$job", "dougdb-nodes").replace("$shard", "1")
     assert {found["metric"]["shard"] for found in observed.query(expr)} == {"1"}
+
+
+def test_the_graphs_of_the_console_come_from_it_and_know_every_figure(observed: Observed) -> None:
+    unknown: set[str] = set()
+
+    def known() -> bool:
+        answer = observed.cluster.request("GET", "/v1/console/history?shards=0,1")
+        document = json.loads(answer.body)
+        if document["source"] != "prometheus" or document["shards"].keys() != {"0", "1"}:
+            return False
+        tables = {"facade": document["facade"], **document["shards"]}
+        unknown.clear()
+        unknown.update(
+            f"{table}: {name}"
+            for table, columns in tables.items()
+            for name, column in columns.items()
+            if not any(value is not None for value in column)
+        )
+        # Nothing may have been compacted, and a rate of nothing is a figure, too.
+        return not unknown
+
+    wait_for(known, WAIT_S, f"every figure: {unknown}")
 
 
 def test_the_rules_are_evaluated_and_nothing_fires(observed: Observed) -> None:

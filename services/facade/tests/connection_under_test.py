@@ -23,8 +23,8 @@ GET = b"GET /v1/kv/a HTTP/1.1\r\nHost: h\r\n\r\n"
 class FakeTransport(asyncio.Transport):
     """Keeps what is written, and says what it was told."""
 
-    def __init__(self) -> None:
-        super().__init__({"socket": None, "peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        super().__init__({"socket": None, "peername": (address, 1), "sockname": ("127.0.0.1", 2)})
         self.written = b""
         self.closed = False
         self.ended = False
@@ -68,7 +68,7 @@ class FakeTransport(asyncio.Transport):
 class Connection:
     """A connection, and the application behind it: it reads each body, and answers when the test lets it."""
 
-    def __init__(self, front: Front | None = None) -> None:
+    def __init__(self, front: Front | None = None, address: str = "127.0.0.1") -> None:
         self.front = front or Front(SETTINGS, Metrics())
         self.seen: list[tuple[str, bytes, bytes]] = []
         """Method, path and body of every request that was handed over to its end."""
@@ -79,7 +79,7 @@ class Connection:
         config = uvicorn.Config(self._app, interface="asgi3", proxy_headers=False, ws="none", log_config=None)
         config.load()
         self.state = ServerState()
-        self.transport = FakeTransport()
+        self.transport = FakeTransport(address)
         self.protocol = LimitedProtocol(config, self.state, {}, front=self.front)
         self.protocol.connection_made(self.transport)
 

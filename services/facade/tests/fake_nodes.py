@@ -68,6 +68,8 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
 
     no_slots = False
     """Whether it is of a version that does not know how to look for a slot."""
+    scans_open = 0
+    """How many scans are under way."""
 
     def __init__(self, shard: FakeShard, number: int, port: int) -> None:
         self.shard = shard
@@ -363,6 +365,14 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         raise AssertionError
 
     async def Scan(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:  # noqa: N802
+        self.scans_open += 1
+        try:
+            async for page in self._pages(request, context):
+                yield page
+        finally:
+            self.scans_open -= 1
+
+    async def _pages(self, request: Any, context: Any) -> AsyncIterator[doug_pb2.ScanPage]:
         self.scans.append(request)
         await self._wait_while_silent()
         if self.scan_code:

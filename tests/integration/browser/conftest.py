@@ -28,6 +28,18 @@ from integration.browser.foreign_site import ForeignSite
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # What the browser itself notes of an answer that is no success; which ones there may be, a test says.
 FAILED_ANSWER = "Failed to load resource"
+SETTLED_MS = 700
+"""So long a page is given until what moves has come to rest."""
+
+
+def put(cluster: Cluster, key: str, body: bytes, content_type: str = "text/plain") -> None:
+    path = "/v1/kv/" + "".join(f"%{byte:02x}" for byte in key.encode())
+    assert cluster.request("PUT", path, body, {"content-type": content_type}).status == 200
+
+
+def get(cluster: Cluster, key: str) -> tuple[int, bytes]:
+    answer = cluster.request("GET", f"/v1/kv/{key}")
+    return answer.status, answer.body
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cluster import Cluster, wait_for
+from bench.cluster import Cluster
+from integration.browser.conftest import SETTLED_MS, get, put
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -22,9 +23,9 @@ VIEWS = {
     "timeline": "#/timeline",
     "slots": "#/slots",
     "graphs": "#/graphs",
+    "runbook": "#/runbook/DougDBNoLeader",
     "try": "#/try",
 }
-SETTLED_MS = 700
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,16 +45,6 @@ def values(cluster: Cluster) -> None:
 def full(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
     """A node that is to leave more room than any disk has."""
     return new_cluster(shards=1, nodes=1, environment={"DOUGDB_RESERVE_BYTES": str(1 << 40)}).start()
-
-
-def put(cluster: Cluster, key: str, body: bytes, content_type: str = "text/plain") -> None:
-    path = "/v1/kv/" + "".join(f"%{byte:02x}" for byte in key.encode())
-    assert cluster.request("PUT", path, body, {"content-type": content_type}).status == 200
-
-
-def get(cluster: Cluster, key: str) -> tuple[int, bytes]:
-    answer = cluster.request("GET", f"/v1/kv/{key}")
-    return answer.status, answer.body
 
 
 def serious(page: Any) -> list[str]:
@@ -135,6 +126,87 @@ def test_all_is_done_by_keyboard_alone(tab: Callable[..., Any]) -> None:
     opened.check()
 
 
+def press_until(page: Any, text: str, key: str = "Tab") -> None:
+    """Presses a key until what has the focus says this text."""
+    focused = "(({ariaLabel, textContent}) => [ariaLabel ?? '', textContent.trim()])(document.activeElement)"
+    for _ in range(120):
+        if text in page.evaluate(focused):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"the keyboard does not lead to {text!r}")
+
+
+def test_a_key_is_made_changed_and_deleted_by_keyboard_alone(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector("text=healthy")
+    press_until(page, "Keys")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("button:text-is('New key')")
+    press_until(page, "New key")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    assert page.evaluate("document.activeElement.textContent") == "New key", "one is back where one was"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    assert page.evaluate("document.activeElement.closest('dialog') !== null")
+    page.keyboard.type("typed/key")
+    page.keyboard.press("Tab")
+    page.keyboard.type("typed value")
+    press_until(page, "Create")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".one pre >> text=typed value")
+    assert get(cluster, "typed/key") == (200, b"typed value")
+    press_until(page, "Edit")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".editor textarea")
+    press_until(page, "Cancel")
+    page.keyboard.press("Enter")
+    press_until(page, "Delete")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    press_until(page, "Delete")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Choose a key to see its value.")
+    assert get(cluster, "typed/key")[0] == 404
+    opened.check()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_dialog_can_be_read_by_everybody(
+    tab: Callable[..., Any], cluster: Cluster, pictures: Path, scheme: str
+) -> None:
+    put(cluster, "dialogs/one", b"v")
+    cluster.await_leader("0")
+    opened = tab(color_scheme=scheme, bypass_csp=True, viewport={"width": 360, "height": 740})
+    places: dict[str, tuple[str, str]] = {
+        "new": ("#/keys", "button:text-is('New key')"),
+        "rename": ("#/keys?key=dialogs%2Fone", "button:text-is('Rename')"),
+        "delete": ("#/keys?key=dialogs%2Fone", "button:text-is('Delete')"),
+        **{what: ("#/keys?prefix=dialogs%2F", what) for what in ("count", "export", "import", "delete-all")},
+        "leader": ("#/shard/0", "button:has-text('Make leader') >> nth=0"),
+        "replace": ("#/shard/0", "button:has-text('Replace') >> nth=0"),
+        "remove": ("#/shard/0", "button:has-text('Remove') >> nth=0"),
+        "add": ("#/shard/0", "button:text-is('Add a member')"),
+    }
+    for name, (place, opener) in places.items():
+        page = opened.show(place)
+        if "(" in opener:
+            page.click(opener)
+        else:
+            page.select_option("select[aria-label='Do with all of these']", opener.removesuffix("-all"))
+        page.wait_for_selector("dialog[open]")
+        page.wait_for_timeout(SETTLED_MS)
+        page.screenshot(path=pictures / f"dialog-{name}-{scheme}.png")
+        assert serious(page) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
+    opened.check()
+
+
 def test_values_are_shown_as_what_they_are(tab: Callable[..., Any]) -> None:
     opened = tab()
     page = opened.show("#/keys?key=doc%2Fjson")
@@ -204,6 +276,36 @@ def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any],
     opened.check()
 
 
+def test_a_packed_value_keeps_its_bytes_encoding_and_end_wherever_it_goes(
+    tab: Callable[..., Any], cluster: Cluster
+) -> None:
+    packed = gzip.compress(b"many words " * 20, mtime=0)
+    headers = {"content-type": "text/plain", "content-encoding": "gzip"}
+    assert cluster.request("PUT", "/v1/kv/packed%2Fone?ttl=1h", packed, headers).status == 200
+    assert cluster.request("PUT", "/v1/kv/packed%2Fwrong", b"no gzip", headers).status == 200
+    opened = tab()
+    opened.show("#/keys?key=packed%2Fwrong").wait_for_selector(".one pre >> text=no gzip")
+    page = opened.show("#/keys?key=packed%2Fone")
+    # Some of these names belong to another shard than the first one.
+    for name in ("two", "three", "four", "five"):
+        page.wait_for_selector(".one pre >> text=many words many words")
+        page.click("button:text-is('Rename')")
+        page.fill("dialog label:has-text('New key') input", f"packed/{name}")
+        page.click("dialog button:text-is('Rename')")
+        page.wait_for_selector(f".key-name >> text=packed/{name}")
+    page.wait_for_selector(".one pre >> text=many words many words")
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "packed/copy")
+    page.check("dialog label:has-text('copy') input")
+    page.click("dialog button:text-is('Copy')")
+    page.wait_for_selector(".key-name >> text=packed/copy")
+    for name in ("five", "copy"):
+        answer = cluster.request("GET", f"/v1/kv/packed%2F{name}")
+        assert (answer.status, answer.body, answer.headers["content-encoding"]) == (200, packed, "gzip"), name
+        assert "doug-expires-at" in answer.headers, name
+    opened.check("422 /v1/txn")
+
+
 def test_many_keys_are_paged_by_the_servers(tab: Callable[..., Any], cluster: Cluster) -> None:
     lines = b"\n".join(
         json.dumps({"op": "put", "key": f"many/{number:04}", "value": "v"}).encode() for number in range(450)
@@ -234,38 +336,6 @@ def test_changes_are_seen_as_they_happen(tab: Callable[..., Any], cluster: Clust
     put(cluster, "live/one", b"22")
     page.wait_for_selector(".one pre >> text=22")
     opened.check()
-
-
-def test_leadership_is_moved_and_told(tab: Callable[..., Any], cluster: Cluster) -> None:
-    before = cluster.await_leader("0").id
-    opened = tab()
-    page = opened.show("#/shard/0")
-    page.click("button:has-text('Make leader') >> nth=0")
-    page.click("dialog button:text-is('Move leadership')")
-    page.wait_for_selector(".note >> text=leads shard 0")
-
-    def moved() -> bool:
-        leader = cluster.leader("0")
-        return leader is not None and leader.id != before
-
-    wait_for(moved, 60.0, "another node leads; what the facade says may be half a second old")
-    opened.check()
-
-
-@pytest.fixture
-def stopped(cluster: Cluster) -> Iterator[Callable[[str], None]]:
-    """Stops nodes, so that they are there and do not answer; lets them go on behind the test."""
-    found = []
-
-    def stop(name: str) -> None:
-        process = cluster.member(name)
-        process.send_signal(signal.SIGSTOP)
-        found.append(process)
-
-    yield stop
-    for process in found:
-        process.send_signal(signal.SIGCONT)
-    cluster.await_leader("0", 30.0)
 
 
 @pytest.mark.parametrize("width, scheme", [(360, "dark"), (1280, "light")])
@@ -310,81 +380,11 @@ def test_the_keys_of_a_slot_are_shown(tab: Callable[..., Any], cluster: Cluster,
     opened.check()
 
 
-def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
-    leader = cluster.await_leader("0").id
+def test_a_read_in_a_session_sees_what_the_page_has_seen(tab: Callable[..., Any]) -> None:
     opened = tab()
-    page = opened.show("")
-    page.wait_for_selector("text=live")
-    cluster.kill(leader)
-    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
-    page.screenshot(path=pictures / "leader-killed.png")
-    page = opened.show("#/timeline?shard=0")
-    page.wait_for_selector("table >> text=became_leader >> nth=0")
-    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
-    opened.check()
-
-
-def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
-    before = cluster.await_leader("0").id
-    opened = tab()
-    page = opened.show("#/try")
-    page.click(f"button:has-text('Kill the leader, {before}')")
-    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
-    page.screenshot(path=pictures / "try-killed.png")
-    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
-    follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower" and view.id != before)
-    row = page.locator(f".faults tr:has-text('{follower}')")
-    row.locator("button:has-text('Pause for a minute')").click()
-    page.wait_for_selector(f".faults tr:has-text('{follower}') >> .unreachable")
-    row.locator("button:has-text('Go on')").click()
-    page.wait_for_selector(f".faults tr:has-text('{follower}') >> :is(.follower, .leader)")
-    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
-    opened.check()
-
-
-def test_a_shard_without_a_quorum_is_seen(
-    tab: Callable[..., Any], cluster: Cluster, stopped: Callable[[str], None], pictures: Path
-) -> None:
-    opened = tab()
-    page = opened.show("#/shard/0")
-    page.wait_for_selector("text=healthy")
-    for name in ("shard-0-0", "shard-0-1"):
-        stopped(name)
-    page.wait_for_selector(".figures >> text=no quorum")
-    page.screenshot(path=pictures / "no-quorum.png")
-    page = opened.show("#/keys")
-    page.wait_for_selector(".trouble >> text=/503|504/")
-    page.screenshot(path=pictures / "no-quorum-keys.png")
-    opened.check("503 /v1/kv", "504 /v1/kv", "503 /v1/shards/0/members", "504 /v1/shards/0/members")
-
-
-def test_a_facade_that_was_started_anew_is_found_again(
-    tab: Callable[..., Any], cluster: Cluster, pictures: Path
-) -> None:
-    opened = tab()
-    page = opened.show("")
-    page.wait_for_selector(".connection.live")
-    cluster.kill("facade")
-    page.wait_for_selector(".connection.lost")
-    page.wait_for_selector("text=What is shown is what was known last.")
-    page.screenshot(path=pictures / "facade-lost.png")
-    page.wait_for_selector(".connection.live", timeout=30_000)
-    page.wait_for_selector("text=healthy", timeout=30_000)
-    assert {host for host in opened.hosts if host} == {cluster.url.removeprefix("http://")}
-
-
-def test_nobody_is_asked_while_nobody_looks(tab: Callable[..., Any], cluster: Cluster) -> None:
-    opened = tab()
-    page = opened.show("")
-    page.wait_for_selector(".connection.live")
-
-    def watchers() -> int:
-        return int(json.loads(cluster.request("GET", "/v1/console/state").body)["facade"]["consoles"])
-
-    wait_for(lambda: watchers() == 1, 60.0, "the console looks")
-    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
-    page.evaluate(hide % "true" + "document.dispatchEvent(new Event('visibilitychange'))")
-    wait_for(lambda: watchers() == 0, 60.0, "the console looks no more")
-    page.evaluate(hide % "false" + "document.dispatchEvent(new Event('visibilitychange'))")
-    wait_for(lambda: watchers() == 1, 60.0, "the console looks again")
+    page = opened.show("#/keys?key=doc%2Ftext")
+    page.wait_for_selector("pre >> text=plain")
+    page.select_option("label:has-text('Read') select", "session")
+    page.wait_for_selector(".receipt >> text=session read")
+    assert "doug-session: " in page.inner_text(".one .command code")
     opened.check()

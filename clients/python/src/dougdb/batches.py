@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dougdb.calls import Call, batch_of
 from dougdb.errors import DougdbError, IdempotencyFullError, OutcomeUnknownError, UnavailableError
+from dougdb.idempotency import EXPIRED
 from dougdb.operations import Operation, Result, document_of
 
 OPERATIONS_MAX = 10_000
@@ -102,7 +103,7 @@ class BatchRun:
         if isinstance(error, IdempotencyFullError):
             return self._own_key
         if isinstance(error, OutcomeUnknownError):
-            return self._token is not None and error.code != "idempotency_expired"
+            return self._token is not None and error.code != EXPIRED
         return isinstance(error, UnavailableError)
 
     def _next_call(self) -> Call[list[Result]]:

@@ -26,8 +26,14 @@ IdempotencyKey = str | None | Literal[_Auto.AUTO]
 """A key of the caller's; None for none: then the write is never repeated once it may have been applied."""
 
 
-def new_key() -> str:
-    """A new idempotency key."""
+EXPIRED = "idempotency_expired"
+"""The code with which a shard refuses a key whose time is older than what it remembers."""
+
+
+def new_key(*, timed: bool = True) -> str:
+    """A new idempotency key; one that is not ``timed`` says nothing of this machine's clock, which may be wrong."""
+    if not timed:
+        return str(uuid.uuid4())
     milliseconds = time.time_ns() // 1_000_000 & (1 << 48) - 1
     rest = secrets.randbits(74)
     number = milliseconds << 80 | 0x7 << 76 | (rest >> 62) << 64 | 0b10 << 62 | (rest & (1 << 62) - 1)

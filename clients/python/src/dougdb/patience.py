@@ -21,6 +21,7 @@ from dougdb.errors import (
     RejectedError,
     UnavailableError,
 )
+from dougdb.idempotency import EXPIRED
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 _DECIDED_CODES = frozenset({"precondition_failed", "not_a_number", "overflow", "not_found", "result_too_large"})
@@ -76,7 +77,7 @@ class Attempts:
     def _may_be_repeated(self, error: DougdbError) -> bool:
         if isinstance(error, OutcomeUnknownError):
             # The shard has forgotten the key, and another attempt would not change that.
-            return self._repeatable and error.code != "idempotency_expired"
+            return self._repeatable and error.code != EXPIRED
         if isinstance(error, UnavailableError):
             return error.passing and not isinstance(error, IdempotencyFullError)
         return error.status in _PASSING_STATUSES

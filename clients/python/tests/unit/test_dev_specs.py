@@ -201,3 +201,11 @@ def test_with_access_every_process_has_a_certificate_of_its_own_and_no_token_of_
     first = access.token.read_text(), access.session_key.read_text()
     certificates.prepare(data.run, ["shard-0-0"], ["facade"])
     assert (access.token.read_text(), access.session_key.read_text()) == first, "a new start keeps the secrets"
+
+
+def test_only_a_supervisor_that_takes_wishes_lets_nodes_take_faults(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    asked = node_specs(PLAN, data, INHERITED, Options("info", {}, controls=tmp_path / "s"))
+    assert {spec.environment["DOUGDB_DEV_FAULTS"] for spec in asked} == {"true"}
+    others = node_specs(PLAN, data, INHERITED, Options("info", {}))
+    assert all("DOUGDB_DEV_FAULTS" not in spec.environment for spec in others)

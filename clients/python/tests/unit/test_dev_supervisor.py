@@ -40,6 +40,11 @@ class FakeProcess:
     def resume(self) -> None:
         self._world.events.append(f"CONT {self._name}")
 
+    def tell(self, line: bytes) -> None:
+        if self._name in self._world.deaf:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        self._world.events.append(f"{line.decode().strip()} {self._name}")
+
 
 class World:
     """The clock, the console and the launcher."""
@@ -49,6 +54,7 @@ class World:
         self.said: list[str] = []
         self.events: list[str] = []
         self.stubborn: set[str] = set()
+        self.deaf: set[str] = set()
         self.processes: dict[str, FakeProcess] = {}
         self.refuse_spawn = refuse_spawn
         self._pid = 1000
@@ -282,11 +288,27 @@ def test_a_paused_node_goes_on_by_itself_or_when_it_is_to(world: World) -> None:
     assert world.events == ["STOP shard-0-0"]
     world.step(1)
     world.step(PAUSE_S)
-    assert world.events == ["STOP shard-0-0", "CONT shard-0-0"]
+    assert world.events == ["STOP shard-0-0", "CONT shard-0-0", "heal shard-0-0"]
     world.supervisor.pause("shard-0-0")
     world.supervisor.resume("shard-0-0")
     world.step(PAUSE_S)
-    assert world.events[2:] == ["STOP shard-0-0", "CONT shard-0-0"]
+    assert world.events[3:] == ["STOP shard-0-0", "CONT shard-0-0", "heal shard-0-0"]
+
+
+def test_a_node_is_told_to_cut_itself_off_and_to_have_a_slow_disk(world: World) -> None:
+    world.supervisor.cut("shard-0-0")
+    world.supervisor.slow("shard-0-1")
+    world.supervisor.resume("shard-0-0")
+    assert world.events == ["cut shard-0-0", "slow shard-0-1", "CONT shard-0-0", "heal shard-0-0"]
+    world.deaf.add("shard-0-0")
+    for wish in (world.supervisor.cut, world.supervisor.slow):
+        with pytest.raises(RefusedWishError, match="does not listen"):
+            wish("shard-0-0")
+        with pytest.raises(RefusedWishError, match="no node"):
+            wish("facade")
+    world.supervisor.pause("shard-0-0")
+    world.supervisor.resume("shard-0-0")
+    assert world.events[-1] == "CONT shard-0-0", "it goes on although it does not listen"
 
 
 def test_a_paused_node_is_stopped_in_order(world: World) -> None:

@@ -321,6 +321,26 @@ def test_where_there_is_no_room_for_keys_a_write_goes_without(client: DougClient
         client.put("k", b"v", idempotency_key="mine")
 
 
+def test_a_machine_whose_clock_is_behind_makes_keys_without_a_time(client: DougClient, store: Any) -> None:
+    expired = {"code": "idempotency_expired", "outcome": "unknown"}
+    store.script = [refused(409, **expired)]
+    client.put("k", b"v")
+    keys = [uuid.UUID(request.headers["Idempotency-Key"]) for request in store.requests]
+    assert [key.version for key in keys] == [7, 4]
+    client.put("k", b"v")
+    assert uuid.UUID(store.requests[-1].headers["Idempotency-Key"]).version == 4
+    store.script = [refused(409, **expired)]
+    with pytest.raises(OutcomeUnknownError):
+        client.put("k", b"v", idempotency_key="mine")
+
+
+def test_a_key_that_may_have_been_used_is_not_replaced(client: DougClient, store: Any) -> None:
+    store.script = [httpx.Response(504), refused(409, code="idempotency_expired", outcome="unknown")]
+    with pytest.raises(OutcomeUnknownError):
+        client.put("k", b"v")
+    assert len({request.headers["Idempotency-Key"] for request in store.requests}) == 1
+
+
 def test_operations_of_a_batch_that_were_refused_are_sent_again(client: DougClient, store: Any) -> None:
     half = {"results": [{"status": 200, "revision": "7"}, {"status": 503, **UNAVAILABLE}]}
     full = {

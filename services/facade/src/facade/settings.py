@@ -20,6 +20,7 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?"
 )
 
+_MATCHERS = r'^([a-zA-Z_]+(=|!=|=~|!~)"[^"\\\n]{0,200}"(, ?[a-zA-Z_]+(=|!=|=~|!~)"[^"\\\n]{0,200}"){0,7})?$'
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+")
 
 
@@ -310,9 +311,17 @@ class Settings(BaseSettings):
     console_enabled: bool = True
     """Whether the console is served at /ui/, and its data at /v1/console/."""
 
+    console_prometheus: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
+    """The Prometheus that scrapes this cluster, ``http://prometheus:9090``; the console's graphs are taken from it.
+    Empty: from the hour that the facade keeps itself."""
+
+    console_prometheus_match: str = Field(default="", pattern=_MATCHERS)
+    """The matchers that choose this cluster's series, if that Prometheus has those of others:
+    ``namespace="dougdb"``."""
+
     dev_socket: str = ""
-    """The Unix socket of the supervisor of ``dougctl dev``, which sets it; the console then offers to kill and pause
-    nodes. Allowed only if the facade listens on loopback alone. Empty: no supervisor."""
+    """The Unix socket of the supervisor of ``dougctl dev``, which sets it; the console then offers to bring faults
+    upon nodes. Allowed only if the facade listens on loopback alone. Empty: no supervisor."""
 
     backups_max: int = Field(default=2, ge=1, le=64)
     """How many backups may be sent at the same time; further ones are refused with 503."""

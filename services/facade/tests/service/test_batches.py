@@ -290,7 +290,7 @@ async def test_the_values_that_a_batch_reads_are_bounded(make_facade: MakeFacade
         def taken(size: int) -> Any:
             nonlocal most
             refused = take(size)
-            most = max(most, fanout.held)
+            most = max(most, fanout.values.held)
             return refused
 
         made.take = taken
@@ -306,7 +306,7 @@ async def test_the_values_that_a_batch_reads_are_bounded(make_facade: MakeFacade
     assert len(kept) + len(refused) == len(gets) + 1
     assert results[-2]["status"] == 200, "what needs no room goes on"
     assert most <= RESULT_BYTES_MAX
-    assert fanout.held == 0
+    assert fanout.values.held == 0
     assert not facade.router.registry._pending
 
 
@@ -318,9 +318,11 @@ async def test_so_many_reads_are_never_too_large(make_facade: MakeFacade) -> Non
 
 
 async def test_a_stream_reads_any_number_of_large_values_in_order(make_facade: MakeFacade) -> None:
-    facade = await make_facade(shards=2, request_timeout_ms=20_000)
+    """Also more than are held at a time: what was sent is not held any more."""
+    facade = await make_facade(shards=2, request_timeout_ms=20_000, queue_bytes_max=2 << 20)
+    assert facade.application.batch.fanout.values.held_max == 2 * RESULT_BYTES_MAX
     await fill(facade, 3)
-    reads: list[dict[str, Any]] = [{"op": "get", "key": f"big{number % 3:02}"} for number in range(2 * READS_SAFE + 5)]
+    reads: list[dict[str, Any]] = [{"op": "get", "key": f"big{number % 3:02}"} for number in range(4 * READS_SAFE + 5)]
     operations: list[dict[str, Any]] = [*reads, put("big01", "new"), {"op": "get", "key": "big01"}, *reads[:4]]
     body = "\n".join(map(json.dumps, operations))
     answer = await facade.http.post("/v1/batch", content=body, headers={"content-type": "application/x-ndjson"})
@@ -333,15 +335,15 @@ async def test_a_stream_reads_any_number_of_large_values_in_order(make_facade: M
         assert result["value"] == chr(65 + number % 3) * VALUE_BYTES_MAX, number
     assert results[len(reads) + 1]["value"] == "new"
     assert [len(result["value"]) for result in results[-4:]] == [VALUE_BYTES_MAX, 3, VALUE_BYTES_MAX, VALUE_BYTES_MAX]
-    assert facade.application.batch.fanout.held == 0
+    assert facade.application.batch.fanout.values.held == 0
 
 
 async def test_values_of_many_batches_are_bounded_together(make_facade: MakeFacade) -> None:
     facade = await make_facade(request_timeout_ms=20_000)
     await fill(facade, 1)
-    fanout = facade.application.batch.fanout
-    fanout.held = fanout.held_max - VALUE_BYTES_MAX
+    values = facade.application.batch.fanout.values
+    values.held = values.held_max - VALUE_BYTES_MAX
     results = await batch(facade, [{"op": "get", "key": "big00"}] * 2)
     assert sorted(result["status"] for result in results) == [200, 503]
     assert {result.get("code") for result in results} == {None, "overloaded"}
-    assert fanout.held == fanout.held_max - VALUE_BYTES_MAX
+    assert values.held == values.held_max - VALUE_BYTES_MAX

@@ -55,6 +55,9 @@ async def test_a_wish_reaches_the_supervisor(
     answer = await facade.http.post(PATH, json=WISH, headers=OWN)
     assert (answer.status_code, answer.json()) == (200, WISH)
     assert supervisor.asked == [WISH]
+    for act in ("pause", "cut", "slow", "resume"):
+        assert (await facade.http.post(PATH, json=WISH | {"do": act}, headers=OWN)).status_code == 200
+        assert supervisor.asked.pop() == WISH | {"do": act}
     supervisor.answer = b'{"error": "shard-0-1 does not run now."}\n'
     answer = await facade.http.post(PATH, json=WISH, headers=OWN)
     assert (answer.status_code, answer.json()["code"]) == (409, "fault_refused")

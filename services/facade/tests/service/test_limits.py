@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,29 @@ async def test_a_client_has_so_many_scans_and_others_find_some(make_facade: Make
         assert (await greedy.get("/v1/kv")).status_code == 200, "places are given back"
     facade.application.front.look(1)
     assert facade.metrics.registry.get_sample_value("dougdb_facade_limited_total", {"reason": "places"}) == 1
+
+
+async def test_batches_that_do_not_come_take_no_place_from_other_clients(make_facade: MakeFacade) -> None:
+    """A chunked batch counts as the largest one until it has come; three of them are one client's part."""
+    facade = await make_facade(nodes=1, request_timeout_ms=60_000)
+    bodies, gate = facade.application.batch.bodies, asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        await gate.wait()
+        yield b'{"operations":[]}'
+
+    headers = {"content-type": "application/json"}
+    async with client_at(facade, "10.0.0.1") as greedy, client_at(facade, "10.0.0.2") as polite:
+        async with asyncio.TaskGroup() as group:
+            held = [group.create_task(greedy.post("/v1/batch", content=endless(), headers=headers)) for _ in range(3)]
+            await facade.until(lambda: bodies.held == 48 << 20, "three are awaited")
+            refused = await greedy.post("/v1/batch", content=endless(), headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+            answer = await polite.post("/v1/batch", json={"operations": [{"op": "put", "key": "k", "value": "v"}]})
+            assert (answer.status_code, answer.json()["results"][0]["status"]) == (200, 200)
+            gate.set()
+        assert {each.result().status_code for each in held} == {200}
+    assert (bodies.held, bodies._clients) == (0, {})
 
 
 @pytest.mark.parametrize("limit", [{"client_watches_max": 1}, {"address_watches_max": 1}])

@@ -52,6 +52,13 @@ async def pages(facade: Any, **asked: Any) -> list[Any]:
     return found
 
 
+async def test_a_bound_may_look_like_the_name_of_a_key(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=1)
+    fill(facade, b"a.key64=b", b"key64=")
+    assert keys_of((await facade.http.get("/v1/kv?prefix=a.key64=b")).json()) == [b"a.key64=b"]
+    assert keys_of((await facade.http.get("/v1/kv?limit=1&start=key64=")).json()) == [b"key64="]
+
+
 async def lines(facade: Any, **asked: Any) -> tuple[list[Any], Any]:
     """The lines of a stream, and its trailer."""
     answer = await facade.http.get("/v1/kv", params=asked, headers=LINES)

@@ -219,6 +219,46 @@ async def test_who_does_not_read_takes_no_place_from_those_that_catch_up(
         await each.close()
 
 
+async def test_who_does_not_read_what_is_there_holds_no_scan_and_loses_nothing(
+    make: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "HOLD_S", 0.01)
+    monkeypatch.setattr(session_module, "SLICE", 4)
+    facade = await make(shards=2, nodes=1, watch_catch_ups_max=1)
+    nodes = [shard.nodes[0] for shard in facade.cluster.shards]
+    count = 200
+    for number in range(count):
+        await facade.http.put(f"/v1/kv/k{number:03}", content=b"x" * 20_000)
+    for node in nodes:
+        node.page_records = 20
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+    sock.connect(("127.0.0.1", facade.http.base_url.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 10)
+    writer.write(b"GET /v1/watch?from=start HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n")
+    await reader.readexactly(12)
+    await facade.until(lambda: any(node.scans for node in nodes), "it has begun")
+    await facade.until(lambda: not any(node.scans_open for node in nodes), "it holds no scan")
+    late = await Client(facade, "from=start").begun()
+    await late.has(count)
+    await put(facade, *(f"k{number:03}" for number in range(0, count, 3)), "last")
+    # It has lost nothing itself: of each key the revisions grow, and the last one comes.
+    stored = {key.decode(): entry.revision for shard in facade.cluster.shards for key, entry in shard.data.items()}
+    revisions: dict[str, list[int]] = {}
+    data = b""
+    while {key: each[-1] for key, each in revisions.items()} != stored:
+        data += await asyncio.wait_for(reader.read(1 << 20), 60)
+        *lines, data = data.split(b"\n")
+        for line in lines:
+            if found := re.search(rb'"event":"put".*"key":"(\w+)".*"revision":"(\d+)"', line):
+                revisions.setdefault(found[1].decode(), []).append(int(found[2]))
+    for key, told_of in revisions.items():
+        assert told_of == sorted(set(told_of)), f"{key} was told {told_of}"
+    assert facade.router.feeds.catching_up == 0
+    writer.close()
+    await late.close()
+
+
 async def test_a_restored_cluster_ends_what_watched_the_old_one(make: MakeFacade) -> None:
     facade = await make(shards=1, nodes=1, request_timeout_ms=20_000)
     client = await Client(facade).begun()

@@ -186,6 +186,46 @@ async def test_progress_on_demand_is_what_every_watch_is_promised_to_reach(make:
     await client.close()
 
 
+async def test_many_who_ask_for_progress_share_a_round(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    client = await Client(facade).begun()
+    feeds, rounds, gate = facade.router.feeds, 0, asyncio.Event()
+    ask = feeds.heads
+
+    async def count(*asked: Any) -> Any:
+        nonlocal rounds
+        rounds += 1
+        await gate.wait()
+        return await ask(*asked)
+
+    feeds.heads = count
+    asking = [asyncio.create_task(facade.http.post("/v1/watch:progress")) for _ in range(50)]
+    await facade.until(lambda: facade.metrics.inflight == 50, "all ask")
+    gate.set()
+    assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
+    assert rounds <= 2, "whoever came while the first was under way shared the second"
+    await put(facade, "a")
+    later = (await facade.http.post("/v1/watch:progress")).json()
+    assert later["revisions"] == {"0": "1"}, "no round counts that began before it was asked for"
+    await client.close()
+
+
+async def test_a_feed_that_fails_by_a_defect_ends_the_process(make: MakeFacade) -> None:
+    facade = await make(shards=1)
+    client = await Client(facade).begun()
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    facade.router.feeds.feed(0)._on_events = fail
+    await put(facade, "a")
+    await facade.until(lambda: told, "it is told")
+    assert "handle" in told[0] and isinstance(told[0]["exception"], ZeroDivisionError), "as crashes.install wants it"
+    await client.close()
+
+
 async def test_many_clients_share_one_stream_and_one_encoding(make: MakeFacade) -> None:
     facade = await make(shards=1)
     shard = facade.cluster.shards[0]

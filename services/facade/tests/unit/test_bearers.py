@@ -88,6 +88,22 @@ async def test_no_other_token_counts(bearers: Bearers) -> None:
             bearers.judge(each)
 
 
+async def test_the_refusal_says_why_and_repeats_nothing_of_the_token(bearers: Bearers) -> None:
+    now_s = int(time.time())
+    for each, why in (
+        (token(exp=now_s - 3600), "it has expired"),
+        (token(nbf=now_s + 3600), "its time has not come"),
+        (token(aud="secret-audience"), "it is meant for another audience"),
+        (token(iss="https://secret-issuer"), "another issuer has made it"),
+        (token(exp=None), "a claim is missing: exp, iss, aud, or the one that names the principal"),
+        (token()[:-8] + "AAAAAAAA", "its signature is wrong"),
+        (token(iat="secret-time"), "its content is not that of a JWT"),
+    ):
+        with pytest.raises(BearerError) as refused:
+            bearers.judge(each)
+        assert str(refused.value) == why
+
+
 async def test_a_key_that_leaves_the_set_counts_no_more(bearers: Bearers, tmp_path: Path) -> None:
     changes: list[int] = []
     bearers.on_change = lambda: changes.append(1)
@@ -108,6 +124,16 @@ async def test_a_key_that_leaves_the_set_counts_no_more(bearers: Bearers, tmp_pa
 def test_what_is_no_set_of_keys_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         keys_of(raw)
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "RSA-OAEP", "ES256", [], {}, 5, None])
+@pytest.mark.parametrize(
+    "key", [{"n": "AQAB", "e": "AQAB"}, {"n": 5}, {}, {"d": 5}, {"n": "AQAB", "e": "AQAB", "d": "AQAB"}]
+)
+def test_a_key_of_another_kind_is_left_out_and_spoils_no_other(algorithm: object, key: dict[str, object]) -> None:
+    own = json.loads(key_set(KEY, "one"))["keys"]
+    found = keys_of(json.dumps({"keys": [{"kty": "RSA", "kid": "other", "alg": algorithm, **key}, *own]}).encode())
+    assert "one" in found and "other" not in found
 
 
 @pytest.mark.parametrize("error", [http.client.BadStatusLine("garbage"), http.client.IncompleteRead(b"{"), OSError()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from contextlib import ExitStack
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facade.client.access import peer, sender
-from facade.client.places import Places
+from facade.client.places import Bytes, Places, Queue
 from facade.errors import NotAppliedError, TooManyRequestsError
 
 
@@ -51,6 +52,49 @@ def test_an_address_has_a_number_of_its_own_and_whoever_is_refused_holds_nothing
     ask(places, "b", "10.0.0.2").close()
     held.close()
     assert (places.taken, places._clients, places._addresses) == (0, {}, {})
+
+
+async def test_a_queue_lets_others_in_before_the_rest_of_one_client() -> None:
+    queue, order, gate = Queue(4), list[str](), asyncio.Event()
+
+    async def hold(client: str) -> None:
+        sender.set(client)
+        async with queue.one():
+            order.append(client)
+            await gate.wait()
+
+    greedy = [asyncio.create_task(hold("a")) for _ in range(10)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (order, queue.taken) == (["a"] * 3, 3)
+    others = [asyncio.create_task(hold(client)) for client in "bc"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert order == ["a", "a", "a", "b"]
+    greedy[-1].cancel()
+    gate.set()
+    await asyncio.gather(*greedy, *others, return_exceptions=True)
+    assert sorted(order) == ["a"] * 9 + ["b", "c"]
+    assert (queue.taken, queue._clients, queue._waiting) == (0, {}, {})
+
+
+def test_a_client_holds_a_part_of_the_bytes_but_always_one_request() -> None:
+    held = Bytes("batches", 64, of_one=16)
+    for _ in range(3):
+        held.take("a", 16)
+    with pytest.raises(TooManyRequestsError):
+        held.take("a", 1)
+    held.take("b", 16)
+    with pytest.raises(NotAppliedError) as none_left:
+        held.take("c", 1)
+    assert none_left.value.status == 503
+    for client, size in (("a", 48), ("b", 16)):
+        held.give_back(client, size)
+    assert (held.held, held.refused, held._clients) == (0, 1, {})
+    small = Bytes("batches", 2, of_one=16)
+    small.take("a", 16)
+    with pytest.raises(TooManyRequestsError):
+        small.take("a", 1)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.booleans()), max_size=60))

@@ -322,6 +322,24 @@ async def test_bodies_beyond_their_room_are_refused_and_leave_it() -> None:
     assert third.statuses == [200]
 
 
+async def test_one_address_whose_bodies_take_all_room_leaves_a_reserve_to_others() -> None:
+    front = Front(SETTINGS, Metrics())
+    front.arriving.limit = 100
+    greedy, more = (Connection(front, "10.0.0.1") for _ in range(2))
+    await greedy.send(CHUNKED, b"64\r\n" + b"x" * 100)
+    await more.send(put("/a", b"x" * 10))
+    assert more.statuses == [503]
+    others = [Connection(front, f"10.0.0.{number}") for number in range(2, 5)]
+    await others[0].send(put("/a", b"x" * 10))
+    assert others[0].statuses == [200]
+    await others[1].send(CHUNKED, b"a\r\n" + b"x" * 10)
+    await others[2].send(put("/a", b"x" * 10))
+    assert (others[1].statuses, others[2].statuses) == ([], [503]), "all together are bounded"
+    for connection in (greedy, others[1]):
+        connection.protocol.connection_lost(None)
+    assert (front.arriving.held, front.arriving._of) == (0, {})
+
+
 async def test_a_body_that_trickles_in_is_408() -> None:
     connection = Connection()
     size = SETTINGS.rate_min_bytes * 5 + 100
@@ -400,3 +418,23 @@ async def test_large_answers_to_reads_are_refused_while_too_much_is_unread() -> 
     reader = Connection(front)
     await reader.send(b"GET /v1/large HTTP/1.1\r\nHost: h\r\n\r\n")
     assert reader.statuses == [200]
+
+
+async def test_one_address_that_reads_nothing_leaves_a_reserve_to_others() -> None:
+    front = Front(SETTINGS, Metrics())
+    large = b"GET /v1/large HTTP/1.1\r\nHost: h\r\n\r\n"
+    silent, same, other = (Connection(front, f"10.0.0.{number}") for number in (1, 1, 2))
+    await silent.send(GET)
+    leave_unread(silent, front.unread.limit + 1)
+    await same.send(large)
+    await other.send(large)
+    assert (same.statuses, other.statuses) == ([503], [200])
+    more = Connection(front, "10.0.0.3")
+    await more.send(GET)
+    leave_unread(more, front.unread.limit // 8)
+    late = Connection(front, "10.0.0.4")
+    await late.send(large)
+    assert late.statuses == [503], "all together are bounded"
+    for connection in (silent, more):
+        connection.protocol.connection_lost(None)
+    assert (front.unread.held, front.unread._of) == (0, {})

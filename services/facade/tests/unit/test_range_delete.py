@@ -11,6 +11,7 @@ import pytest
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.scan import ScanRecord
 from facade.client.fanout import Outcome, Room
+from facade.client.places import Bytes
 from facade.client.scan import ScanQuery
 from facade.client.sessions import Seen, Session
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
@@ -50,11 +51,11 @@ class FakeFanout:
     """Answers with what it was given."""
 
     def __init__(self, *results: ResultRecord | ProblemError) -> None:
-        self.held, self.held_max = 0, 1
+        self._values = Bytes("values", 1, 1)
         self._results = results
 
     def room(self) -> Room:
-        return Room(self)  # type: ignore[arg-type]
+        return Room(self._values)
 
     async def run(self, parts: Sequence[Any], *_: object) -> list[Outcome]:
         assert [part.wanted.key for part in parts] == [b"a", b"b"]

@@ -27,6 +27,7 @@ from raft_node.errors import FatalError, SettingsError
 from raft_node.observability import logs, tracing
 from raft_node.observability.tracing import NodeTraces
 from raft_node.runtime.disk.volume_lock import locked
+from raft_node.runtime.faults import Faults
 from raft_node.settings import NodeSettings, load
 from raft_node.storage.files import OsFileSystem
 
@@ -37,14 +38,15 @@ EXIT_REFUSED = 3
 _SWITCH_INTERVAL_S = 0.0005
 
 
-def _watch_stdin(loop: asyncio.AbstractEventLoop, node: Node) -> None:
+def _watch_stdin(loop: asyncio.AbstractEventLoop, node: Node, faults: Faults | None) -> None:
     """Stops the node when standard input ends. A thread, because reading a pipe may block for ever."""
 
     def wait() -> None:
-        while os.read(0, 4096):
-            continue
         # The loop may have ended by itself meanwhile.
         with contextlib.suppress(RuntimeError):
+            while told := os.read(0, 4096):
+                if faults is not None:
+                    loop.call_soon_threadsafe(faults.hear, told)
             loop.call_soon_threadsafe(node.stop)
 
     threading.Thread(target=wait, name="stdin-watch", daemon=True).start()
@@ -76,13 +78,14 @@ def _crash_thread(node: Node, loop: asyncio.AbstractEventLoop, arguments: thread
 
 async def _run(settings: NodeSettings, traces: NodeTraces | None) -> None:
     loop = asyncio.get_running_loop()
-    node = Node(settings, OsFileSystem(), traces)
+    faults = Faults() if settings.dev_faults else None
+    node = Node(settings, OsFileSystem(None if faults is None else faults.before_sync), traces, faults)
     loop.set_exception_handler(partial(_crash, node))
     threading.excepthook = partial(_crash_thread, node, loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     if settings.stop_on_stdin_eof:
-        _watch_stdin(loop, node)
+        _watch_stdin(loop, node, faults)
     # Everything imported lives as long as the process; looking through it again and again would stall the loop.
     gc.collect()
     gc.freeze()

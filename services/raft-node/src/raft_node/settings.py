@@ -38,6 +38,16 @@ def is_any_address(host: str) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class NodeSettings(BaseSettings):
     """All settings of one node. Frozen; ``DOUGDB_*`` variables that are not listed here are ignored."""
 
@@ -210,6 +220,9 @@ class NodeSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_on_stdin_eof: bool = False
     """Whether the node stops when its standard input ends, because the process that started it has died."""
+    dev_faults: bool = False
+    """Whether lines on standard input may cut the node off from the others, and make its disk slow; ``dougctl dev``
+    sets it. Only for nodes that listen on loopback alone."""
 
     @field_validator("client_listen", "peer_listen", "admin_listen")
     @classmethod
@@ -237,9 +250,17 @@ class NodeSettings(BaseSettings):
             raise ValueError(f"peers does not name this node, {self.node_id}")
         if self.shard_id >= self.initial_shards:
             raise ValueError("shard_id must be less than initial_shards")
+        if self.dev_faults and not (self.stop_on_stdin_eof and self._is_on_loopback):
+            raise ValueError("dev_faults is for nodes of dougctl dev, which listen on loopback alone")
         if self.shard_id > 0 and not self.seed_addresses:
             raise ValueError("seeds must name shard 0's Raft addresses for any other shard")
         return self
+
+    @property
+    def _is_on_loopback(self) -> bool:
+        return all(
+            is_loopback(parse_address(each)[0]) for each in (self.client_listen, self.peer_listen, self.admin_listen)
+        )
 
     @property
     def lease_ticks(self) -> int:

@@ -17,17 +17,18 @@ from doug.v1 import doug_pb2 as pb
 from doug.v1 import doug_pb2_grpc
 from doug_wire.scan import PAGE_BYTES_MAX, PREFIX, ScanRecord, decode_page
 from doug_wire.slots import SLOTS, slot_of
-from raft_node.errors import CorruptionError, FatalError
+from raft_node.errors import CorruptionError, FatalError, OverloadedError
 from raft_node.kv.keyspace import StoredValue, encode_value, user_key
-from raft_node.kv.scan import Scan
+from raft_node.kv.scan import Scan, ScanOptions
 from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.channels import SERVER_OPTIONS
+from raft_node.rpc.doug import scan_stream
 from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader
-from raft_node.runtime.reads.scans import ScanLimits
+from raft_node.runtime.reads.scans import OTHERS_MAX, ScanLimits
 from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
 from raft_testing.files import MemoryFileSystem
@@ -241,7 +242,7 @@ async def test_a_scan_that_lives_too_long_ends_and_lets_its_tables_go(make: Make
 
 
 async def test_scans_are_bounded_in_number_and_one_that_is_cancelled_makes_room(make: Make) -> None:
-    rig = await make(ScanLimits(scans_max=1))
+    rig = await make(ScanLimits(scans_max=1, yield_s=3600.0))
     rig.write(*(b"%05d" % number for number in range(100)), value=bytes(20_000))
     call = rig.doug.Scan(pb.ScanRequest())
     await call.read()
@@ -250,6 +251,38 @@ async def test_scans_are_bounded_in_number_and_one_that_is_cancelled_makes_room(
     call.cancel()
     await rig.ended()
     assert len(await rig.records()) == 100
+
+
+async def test_who_reads_nothing_makes_way_for_others_and_is_told_so(make: Make) -> None:
+    rig = await make(ScanLimits(scans_max=1, yield_s=0.0))
+    for number in range(40):
+        rig.write(b"%04d" % number, value=bytes(20_000))
+    scans, gate = rig.reader.scans, asyncio.Event()
+    begun: list[list[pb.ScanPage]] = []
+    sending = []
+
+    async def send(pages: list[pb.ScanPage]) -> None:
+        async def write(page: pb.ScanPage) -> None:
+            pages.append(page)
+            if len(pages) > 1:
+                await gate.wait()
+
+        await scan_stream.send(rig.shard, ScanOptions(), write, messages=False)
+
+    for count in range(OTHERS_MAX + 1):
+        begun.append([])
+        sending.append(asyncio.create_task(send(begun[-1])))
+        async with asyncio.timeout(60):
+            while len(begun[-1]) < 2:
+                await asyncio.sleep(0.005)
+        assert (scans.under_way, scans._others) == (1, count), "it has a place, and the one before has none"
+    with pytest.raises(OverloadedError):
+        await send([])
+    gate.set()
+    ended = await asyncio.gather(*sending, return_exceptions=True)
+    assert [type(each) for each in ended] == [scan_stream.ScanExpiredError] * OTHERS_MAX + [type(None)]
+    assert sum(page.count for page in begun[-1]) == 40
+    assert (scans.under_way, scans._others) == (0, 0)
 
 
 async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -> None:

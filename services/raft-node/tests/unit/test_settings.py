@@ -17,6 +17,15 @@ GOOD = {
 }
 
 
+ON_LOOPBACK = {
+    "DOUGDB_DEV_FAULTS": "1",
+    "DOUGDB_STOP_ON_STDIN_EOF": "1",
+    "DOUGDB_CLIENT_LISTEN": "127.0.0.1:1",
+    "DOUGDB_PEER_LISTEN": "localhost:2",
+    "DOUGDB_ADMIN_LISTEN": "[::1]:3",
+}
+
+
 def set_environment(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
     for name, value in {**GOOD, **changes}.items():
         monkeypatch.setenv(name, value)
@@ -48,12 +57,23 @@ def test_the_defaults_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -
         ({"DOUGDB_LEADER_LEASE_ENABLED": "perhaps"}, "DOUGDB_LEADER_LEASE_ENABLED"),
         ({"DOUGDB_LEADER_LEASE_MARGIN_MS": "0"}, "DOUGDB_LEADER_LEASE_MARGIN_MS"),
         ({"DOUGDB_LEADER_LEASE_ENABLED": "1", "DOUGDB_LEADER_LEASE_MARGIN_MS": "140"}, "leader_lease_margin_ms"),
+        ({"DOUGDB_DEV_FAULTS": "1"}, "dev_faults"),
+        (ON_LOOPBACK | {"DOUGDB_STOP_ON_STDIN_EOF": "0"}, "dev_faults"),
+        *((ON_LOOPBACK | {f"DOUGDB_{port}_LISTEN": "0.0.0.0:1"}, "dev_faults") for port in ("CLIENT", "PEER", "ADMIN")),
+        (ON_LOOPBACK | {"DOUGDB_PEER_LISTEN": "db.example:1"}, "dev_faults"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str) -> None:
     set_environment(monkeypatch, **changes)
     with pytest.raises(SettingsError, match=named):
         load()
+
+
+def test_faults_are_for_nodes_of_dougctl_dev(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **ON_LOOPBACK)
+    assert load().dev_faults
+    set_environment(monkeypatch, DOUGDB_DEV_FAULTS="0", DOUGDB_CLIENT_LISTEN="0.0.0.0:1")
+    assert not load().dev_faults
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,18 @@ def test_every_mode_reaches_the_facades_and_the_nodes(tools: None) -> None:
         }
 
 
+def test_a_prometheus_of_the_console_is_named_to_facades_and_may_be_reached(tools: None) -> None:
+    assert not [one for one in render() if "DOUGDB_CONSOLE_PROMETHEUS" in one.get("data", {})]
+    for address, port in (("http://prometheus.monitoring:9090", 9090), ("https://prometheus.example/team", 443)):
+        objects = render("--set", f"console.prometheus={address}")
+        (settings,) = [one["data"] for one in objects if "DOUGDB_CONSOLE_PROMETHEUS" in one.get("data", {})]
+        assert settings["DOUGDB_CONSOLE_PROMETHEUS"] == address
+        assert settings["DOUGDB_CONSOLE_PROMETHEUS_MATCH"].startswith('namespace="')
+        policies = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "NetworkPolicy"}
+        assert {"ports": [{"port": port, "protocol": "TCP"}]} in policies["dougdb-facade"]["egress"]
+    assert refusal("--set", "console.prometheus=prometheus:9090")
+
+
 def test_all_facades_sign_sessions_of_the_console_with_one_key(tools: None) -> None:
     """A session that one facade gave would count at no other, and a Service takes any of them."""
     (made,) = [one for one in render("--set", TOKENS) if one["metadata"]["name"] == "dougdb-session"]

@@ -18,7 +18,7 @@ from dougdb.bearer import headers_of
 from dougdb.calls import Call
 from dougdb.checks import base_url
 from dougdb.errors import ClientClosedError, DougdbError, IdempotencyFullError
-from dougdb.idempotency import AUTO, new_key
+from dougdb.idempotency import AUTO, EXPIRED, new_key
 from dougdb.patience import Attempts
 from dougdb.shapes import DEFAULT_URL
 
@@ -86,6 +86,7 @@ class AsyncSender:
         self._deadline_s = deadline_s
         self._exactly_once = exactly_once
         self._full_until_s = float("-inf")
+        self._timed_keys = True
         self._pace = pace or Pace()
         self._session: Session | None = None
         self._is_view = False
@@ -145,11 +146,19 @@ class AsyncSender:
                     call = call.keyed(None)
                     attempts = self._attempts(call, deadline_s)
                     continue
+                if own_key and self._timed_keys and error.code == EXPIRED and not attempts.uncertain:
+                    # The key is new, so nothing was applied: this machine's clock is behind.
+                    self._timed_keys = False
+                    call = call.keyed(self._own_key())
+                    attempts = self._attempts(call, deadline_s)
+                    continue
                 await self._pace.sleep(attempts.pause_after(error, self._pace.now()))
 
     def _own_key(self) -> str | None:
         """A new idempotency key; None if the client makes none, or a shard lately had no room for one."""
-        return new_key() if self._exactly_once and self._pace.now() >= self._full_until_s else None
+        if not self._exactly_once or self._pace.now() < self._full_until_s:
+            return None
+        return new_key(timed=self._timed_keys)
 
     def _attempts(self, call: Call[R], deadline_s: float | None = None) -> Attempts:
         allowed_s = self._deadline_s if deadline_s is None else deadline_s

@@ -1,4 +1,4 @@
-"""Takes the console's requests to a local cluster's supervisor: kill a node, pause it, let it go on.
+"""Takes the console's requests to a local cluster's supervisor: kill a node, pause it, cut it off, let it go on.
 
 The facade connects to a Unix socket in the data folder and sends one line of JSON for each request; each answer is one
 line, too: ``{"do": "kill", "node": "shard-0-1"}``, ``{"done": true}`` or ``{"error": "..."}``. Must not know processes

@@ -33,6 +33,13 @@ class Process(Protocol):
     def resume(self) -> None:
         """Lets the process and its children go on."""
 
+    def tell(self, line: bytes) -> None:
+        """Writes a line to the process' standard input; never waits.
+
+        Raises:
+            OSError: The process does not take it.
+        """
+
 
 class Launcher(Protocol):
     """Starts processes."""
@@ -79,6 +86,11 @@ class OsProcess:
         """Lets all processes of the child's session go on."""
         self._signal(signal.SIGCONT)
 
+    def tell(self, line: bytes) -> None:
+        """Writes a line to the child's standard input, if there is room for it."""
+        assert self._popen.stdin is not None
+        os.write(self._popen.stdin.fileno(), line)
+
     def _signal(self, number: signal.Signals) -> None:
         if self._popen.poll() is None:
             os.killpg(self._popen.pid, number)
@@ -88,8 +100,8 @@ class OsLauncher:
     """Starts real processes.
 
     The child's stdin is a pipe whose other end only this process holds. When this process ends, however it ends, the
-    child reads the end of the file and stops. A session of its own keeps a Ctrl-C in the terminal from reaching it
-    before the supervisor decides on the order.
+    child reads the end of the file and stops; until then, a line on it asks a node for a fault. A session of its own
+    keeps a Ctrl-C in the terminal from reaching it before the supervisor decides on the order.
     """
 
     def start(self, spec: ChildSpec, log: Path) -> OsProcess:
@@ -105,4 +117,7 @@ class OsLauncher:
                 env=dict(spec.environment),
                 start_new_session=True,
             )
+        assert popen.stdin is not None
+        # A child that does not read must not keep the supervisor waiting.
+        os.set_blocking(popen.stdin.fileno(), False)
         return OsProcess(popen)

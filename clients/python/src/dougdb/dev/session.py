@@ -216,11 +216,17 @@ def _controls(stack: contextlib.ExitStack, path: Path | None, supervisor: Superv
     """Opens the console's socket until the stack is closed; returns the function that serves its requests once."""
     if path is None:
         return lambda: None
-    wishes = {"kill": supervisor.kill, "pause": supervisor.pause, "resume": supervisor.resume}
+    wishes = {
+        "kill": supervisor.kill,
+        "pause": supervisor.pause,
+        "cut": supervisor.cut,
+        "slow": supervisor.slow,
+        "resume": supervisor.resume,
+    }
     try:
         return stack.enter_context(controls.Controls(path, wishes, time.monotonic)).step
     except OSError as error:
-        say(f"{path} cannot be listened at ({error.strerror or error}); the console cannot kill or pause nodes")
+        say(f"{path} cannot be listened at ({error.strerror or error}); the console cannot bring faults upon nodes")
         return lambda: None
 
 

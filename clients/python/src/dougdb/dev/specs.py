@@ -57,7 +57,7 @@ class Options:
     access: Access | None = None
     """The certificates and secrets for ``auth``; None before they are made, and without ``auth``."""
     controls: Path | None = None
-    """The Unix socket at which the supervisor takes the console's requests to kill and pause nodes; None: none."""
+    """The Unix socket at which the supervisor takes the console's requests to bring faults upon nodes; None: none."""
 
 
 def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str], options: Options) -> list[ChildSpec]:
@@ -84,6 +84,7 @@ def node_specs(plan: PortPlan, data: DataDirectory, inherited: Mapping[str, str]
             "DOUGDB_CLIENT_LISTEN": join(plan.host, ports.client),
             "DOUGDB_PEER_LISTEN": join(plan.host, ports.peer),
             "DOUGDB_ADMIN_LISTEN": join(plan.host, ports.admin),
+            **({} if options.controls is None else {"DOUGDB_DEV_FAULTS": "true"}),
             **options.node_environment,
         }
         specs.append(ChildSpec(name, _module("raft_node"), environment, (wal, files)))

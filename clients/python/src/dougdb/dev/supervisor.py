@@ -11,7 +11,8 @@ called several times a second and never waits. Invariants:
 3. A child that refuses to start (exit code 3: its data is damaged, or not its own) is said to do so once, and is tried
    again only every ``RESTART_MAX_S``. One that refuses while everything stops is said to do so as well.
 4. Facades stop before nodes, so that no request meets a facade whose nodes are gone.
-5. A node that was paused goes on after ``PAUSE_S`` by itself, and before it is asked to stop.
+5. A node that was paused goes on after ``PAUSE_S`` by itself, and before it is asked to stop. The other faults are the
+   node's own, which end by themselves as well.
 """
 
 from __future__ import annotations
@@ -158,12 +159,31 @@ class Supervisor:
         child.resume_at = self._clock() + PAUSE_S
         self._say(f"{name} is paused for {PAUSE_S:.0f} s, as the console asks")
 
+    def cut(self, name: str) -> None:
+        """Cuts a node off from the other nodes for a minute; raises what ``kill`` does."""
+        self._tell(name, b"cut\n")
+        self._say(f"{name} is cut off from the other nodes for a minute, as the console asks")
+
+    def slow(self, name: str) -> None:
+        """Makes a node's disk slow for a minute; raises what ``kill`` does."""
+        self._tell(name, b"slow\n")
+        self._say(f"{name} has a slow disk for a minute, as the console asks")
+
     def resume(self, name: str) -> None:
-        """Lets a paused node go on; raises what ``kill`` does."""
+        """Lets a paused node go on, and ends its other faults; raises what ``kill`` does."""
         child, process = self._running(name)
         process.resume()
         child.resume_at = None
+        # One that does not listen has no faults of this kind.
+        with contextlib.suppress(OSError):
+            process.tell(b"heal\n")
         self._say(f"{name} goes on")
+
+    def _tell(self, name: str, line: bytes) -> None:
+        try:
+            self._running(name)[1].tell(line)
+        except OSError:
+            raise RefusedWishError(f"{name} does not listen now.") from None
 
     def _running(self, name: str) -> tuple[Child, Process]:
         for child in self.nodes:

@@ -99,6 +99,12 @@ class Exchange(RequestResponseCycle):
         unread: int = self.transport.get_write_buffer_size()
         return unread
 
+    @property
+    def too_much_unread(self) -> bool:
+        """Whether clients, or those of this client's address alone, leave too many bytes unread."""
+        client: Any = self.scope["client"]
+        return self._front.unread.full_for(client[0] if client else "")
+
     async def drained(self) -> None:
         """Waits until the client has taken most of what was written, or is gone."""
         if self.flow.write_paused and not self.disconnected:
@@ -157,7 +163,8 @@ class Exchange(RequestResponseCycle):
         if self._replaced:
             return
         unread = self._front.unread
-        if unread.full and message["type"] == "http.response.start" and self._may_be_replaced(message):
+        starts = message["type"] == "http.response.start"
+        if starts and unread.full and self.too_much_unread and self._may_be_replaced(message):
             unread.refused += 1
             scope: Any = self.scope
             for part in problem_messages(too_much_unread(), scope):

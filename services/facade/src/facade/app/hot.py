@@ -237,7 +237,7 @@ class HotLane:
             return None
         reads = head.method == b"GET"
         if reads and self._front.unread.full:
-            return None
+            return None  # The application looks whether this client may have more.
         path, separator, query = target.partition(b"?")
         mode: ReadMode | None = LINEARIZABLE
         expires = bool(separator) and query.startswith(_TTL) and head.method == b"PUT"
@@ -367,7 +367,7 @@ class HotLane:
         if request.method == "DELETE":
             return 204, [shown, b""]
         value = result.value
-        if len(value) > HIGH_WATER_BYTES and self._front.unread.full:
+        if len(value) > HIGH_WATER_BYTES and self._front.unread.full_for(request.address):
             self._front.unread.refused += 1
             return self._refused(request, too_much_unread())
         head = b'%bcontent-length: %d\r\netag: "%d"\r\nvary: accept\r\n%b' % (

@@ -17,12 +17,14 @@ HIGH_WATER_BYTES = 16 << 10
 class Outgoing:
     """Writes to one client, and counts the bytes that the client has not taken."""
 
-    __slots__ = ("_account", "_closing_since_s", "_counted", "_progress", "_transport", "_written")
+    __slots__ = ("_account", "_address", "_closing_since_s", "_counted", "_progress", "_transport", "_written")
 
-    def __init__(self, transport: asyncio.Transport, account: Account) -> None:
+    def __init__(self, transport: asyncio.Transport, account: Account, address: str) -> None:
+        """Counts what the client at ``address`` has not taken in ``account``."""
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._transport = transport
         self._account = account
+        self._address = address
         self._progress = Progress()
         self._written = 0
         self._counted = 0
@@ -60,5 +62,5 @@ class Outgoing:
         return now_s - self._closing_since_s >= window_s
 
     def _count(self, waiting: int) -> None:
-        self._account.held += waiting - self._counted
+        self._account.add(self._address, waiting - self._counted)
         self._counted = waiting

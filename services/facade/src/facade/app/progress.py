@@ -8,6 +8,8 @@ Source: reliability.md, part 5.
 
 from __future__ import annotations
 
+from facade.client.turns import RESERVE
+
 
 class Progress:
     """Watches whether bytes move fast enough in one direction of one connection."""
@@ -41,20 +43,39 @@ class Progress:
 class Account:
     """The bytes of one kind that all connections hold together.
 
+    No address can fill it for all others: beyond the limit there is a reserve, of which only those get a part who hold
+    less than the limit themselves.
+
     Attributes:
         held: How many bytes are held.
-        limit: How many bytes may be held.
+        limit: How many bytes one address may hold, and all together but for the reserve.
         refused: How often there was no room.
     """
 
-    __slots__ = ("held", "limit", "refused")
+    __slots__ = ("_of", "held", "limit", "refused")
 
     def __init__(self, limit: int) -> None:
         self.held = 0
         self.limit = limit
         self.refused = 0
+        self._of: dict[str, int] = {}
+
+    def add(self, address: str, size: int) -> None:
+        """Counts bytes of an address; a negative size for bytes that are not held any more."""
+        self.held += size
+        held = self._of.get(address, 0) + size
+        if held:
+            self._of[address] = held
+        else:
+            self._of.pop(address, None)
 
     @property
     def full(self) -> bool:
-        """Whether no more bytes may be held."""
+        """Whether the limit is reached, so that it has to be asked for whom there is still room."""
         return self.held > self.limit
+
+    def full_for(self, address: str) -> bool:
+        """Whether no more bytes may be held for an address."""
+        if not self.full:
+            return False
+        return self.held > (1 + RESERVE) * self.limit or self._of.get(address, 0) > self.limit

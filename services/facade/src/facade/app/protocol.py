@@ -85,8 +85,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_since_s = self.loop.time()
         self._certificate = certificates.shown_by(self.transport)
-        self._outgoing = Outgoing(self.transport, self._front.unread)
         self._address = self.client[0] if self.client else ""
+        self._outgoing = Outgoing(self.transport, self._front.unread, self._address)
         if not self._front.quotas.connect(self._address):
             self._refuse(TooManyRequestsError("Too many connections are open from this address."))
         elif len(self.connections) > self._front.connections_max:
@@ -344,9 +344,9 @@ class LimitedProtocol(HttpToolsProtocol):
         }
         try:
             heads.check(version, self.headers)
-            self._front.hosts.check([*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))])
-            if self._is_guest:
-                self._front.check_guest(self.scope)
+            hosts = [*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))]
+            scope: Any = self.scope  # uvicorn's types of scopes are narrower.
+            self._front.check(scope, hosts, guest=self._is_guest)
         except (BadRequestError, NotAppliedError) as error:
             return error
         return None
@@ -371,13 +371,13 @@ class LimitedProtocol(HttpToolsProtocol):
         arriving = self._front.arriving
         self._body_bytes += size
         self._body_held += size
-        arriving.held += size
-        if arriving.full:
+        arriving.add(self._address, size)
+        if arriving.full_for(self._address):
             arriving.refused += 1
             raise NotAppliedError("overloaded", "Too many bodies are being received.")
 
     def _release_body(self) -> None:
-        self._front.arriving.held -= self._body_held
+        self._front.arriving.add(self._address, -self._body_held)
         self._body_held = 0
 
     def on_message_complete(self) -> None:

@@ -21,9 +21,10 @@ from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_PART, decode_batch_result, encode_batch
 from doug_wire.pipe import PipeError, ResultRecord, Status
-from facade.client.access import Caller, check, current, verb_of
+from facade.client.access import Caller, check, current, sender, verb_of
 from facade.client.modes import LEADER_KINDS, SESSION, Freshness
 from facade.client.operation import Operation
+from facade.client.places import Bytes
 from facade.client.requests import with_token
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
@@ -38,6 +39,9 @@ leadership moved may come behind a later one."""
 
 RESULT_BYTES_MAX = 16 << 20
 """The most bytes of values that one run reads."""
+
+HELD_BYTES_OF_ONE = 2 * RESULT_BYTES_MAX
+"""The most bytes of values that are held for one request: those of a run, and those before whose turn others come."""
 
 READS_SAFE = RESULT_BYTES_MAX // commands.VALUE_BYTES_MAX
 """The number of reads whose values are never too large together."""
@@ -135,18 +139,16 @@ class Fanout:
     """Carries out batches.
 
     Attributes:
-        held: How many bytes of values are held for all requests.
-        held_max: How many bytes of values may be held.
+        values: The bytes of values that are held for all requests.
     """
 
     def __init__(self, router: Router, held_max: int) -> None:
         self._router = router
-        self.held = 0
-        self.held_max = max(held_max, RESULT_BYTES_MAX)
+        self.values = Bytes("values are held for batches", held_max, HELD_BYTES_OF_ONE)
 
     def room(self) -> Room:
         """Makes room for the values of one request, which must be left once they were sent."""
-        return Room(self)
+        return Room(self.values)
 
     async def run(self, parts: Sequence[Part], wishes: Wishes, session: Session | None, room: Room) -> list[Outcome]:
         """Carries out a batch and returns an outcome for each part, in their order.
@@ -204,8 +206,10 @@ class Room:
         left: How many bytes the present run may still read.
     """
 
-    def __init__(self, fanout: Fanout) -> None:
-        self._fanout = fanout
+    def __init__(self, values: Bytes) -> None:
+        """Counts what the sender of the request that is being served holds, among the values of all requests."""
+        self._values = values
+        self._client = sender.get()
         self._held = 0
         self.left = RESULT_BYTES_MAX
 
@@ -213,21 +217,27 @@ class Room:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._fanout.held -= self._held
+        self.leave(self._held)
 
     def renew(self) -> None:
         """Begins the next run; the bytes that the request holds stay counted."""
         self.left = RESULT_BYTES_MAX
 
+    def leave(self, size: int) -> None:
+        """Gives back the bytes of values that were sent."""
+        self._held -= size
+        self._values.give_back(self._client, size)
+
     def take(self, size: int) -> ProblemError | None:
         """Counts the bytes of a value, or returns the error if there is no room for them."""
         if size > self.left:
             return ResultTooLargeError()
-        if self._fanout.held + size > self._fanout.held_max:
-            return NotAppliedError("overloaded", "Too many values are held for other batches.")
+        try:
+            self._values.take(self._client, size)
+        except ProblemError as error:
+            return error
         self.left -= size
         self._held += size
-        self._fanout.held += size
         return None
 
 

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from facade import __version__
-from facade.client.places import Places
+from facade.client.places import Bytes, Places
 from facade.client.watches.metrics import WatchMetrics
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -73,7 +73,7 @@ class Metrics:
     Attributes:
         watches: The metrics of watches.
         inflight: Requests that are being answered; a plain number, because every request changes it twice.
-        places: The places that bound how many scans, watches and long polls a client has.
+        places: The bounds of how many scans, watches and long polls a client has, and of the bytes of its batches.
         loop_lag_s: How late the last timer of the event loop was.
     """
 
@@ -81,7 +81,7 @@ class Metrics:
         """Makes the metrics; ``commit`` is the commit that was built, empty when it is not known."""
         self.registry = CollectorRegistry()
         self.inflight = 0
-        self.places: list[Places] = []
+        self.places: list[Places | Bytes] = []
         self.loop_lag_s = 0.0
         # Without a second series for each counter that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -12,8 +12,9 @@ Source: docs/operations.md, Limits of clients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from facade.client.access import peer, sender
 from facade.errors import NotAppliedError, TooManyRequestsError
@@ -78,9 +79,91 @@ class Places:
             _add(self._addresses, address, -1)
 
 
+class Bytes:
+    """The bytes of one kind that requests hold: so many in all, and of each client at most a part of them.
+
+    Attributes:
+        held: How many bytes are held.
+        held_max: How many bytes may be held.
+        refused: How often a client was refused because it held too many.
+    """
+
+    def __init__(self, what: str, total: int, of_one: int) -> None:
+        """Starts with none held.
+
+        Args:
+            what: What holds the bytes, in the words of a refusal: "batches are being carried out".
+            total: How many bytes may be held; at least ``of_one``.
+            of_one: How many bytes one request may hold, which every client may have.
+        """
+        self._what = what
+        self._of_client = max(of_one, int(PART * total))
+        self._clients: dict[str, int] = {}
+        self.held = 0
+        self.held_max = max(total, of_one)
+        self.refused = 0
+
+    def take(self, client: str, size: int) -> None:
+        """Counts bytes that a client holds until ``give_back``.
+
+        Raises:
+            NotAppliedError: Too many bytes are held.
+            TooManyRequestsError: The client holds too many already.
+        """
+        own = self._clients.get(client, 0)
+        if own and own + size > self._of_client:
+            self.refused += 1
+            raise TooManyRequestsError(f"Too many {self._what} for you.")
+        if self.held + size > self.held_max:
+            raise NotAppliedError("overloaded", f"Too many {self._what}.")
+        self.held += size
+        _add(self._clients, client, size)
+
+    def give_back(self, client: str, size: int) -> None:
+        """Counts bytes no more that a client has held."""
+        self.held -= size
+        _add(self._clients, client, -size)
+
+
+class Queue:
+    """Places for which requests wait, in the order in which they came; of each client so many wait as may have one.
+
+    The others of a client wait behind these, so that one client that waits for very many places leaves others a part.
+
+    Attributes:
+        taken: The number of places that are taken.
+    """
+
+    def __init__(self, total: int) -> None:
+        """Starts with none of ``total`` places taken."""
+        self._free = asyncio.Semaphore(total)
+        self._of_client = max(1, int(PART * total))
+        self._clients: dict[str, asyncio.Semaphore] = {}
+        self._waiting: dict[str, int] = {}
+        self.taken = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Holds a place for the sender of the request that is being served, once there is one."""
+        client = sender.get()
+        own = self._clients.setdefault(client, asyncio.Semaphore(self._of_client))
+        _add(self._waiting, client, 1)
+        try:
+            async with own, self._free:
+                self.taken += 1
+                try:
+                    yield
+                finally:
+                    self.taken -= 1
+        finally:
+            _add(self._waiting, client, -1)
+            if client not in self._waiting:
+                del self._clients[client]
+
+
 def _add(counts: dict[str, int], name: str, number: int) -> None:
     count = counts.get(name, 0) + number
     if count:
         counts[name] = count
     else:
-        del counts[name]
+        counts.pop(name, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -27,6 +28,9 @@ from facade.routes import body as bodies
 from facade.routes.options import decode_key64, parse_query
 from facade.routes.raw import RawApp, RawRequest, Scope, Send, request_id_of
 from facade.settings import Settings
+
+if TYPE_CHECKING:
+    from facade.console.prometheus import PrometheusHistory
 
 DATA_PREFIX = b"/v1/console/"
 SHARDS_MAX = 64
@@ -55,7 +59,7 @@ class Console:
         """Reads the files. Requires: a running loop."""
         self.collector = Collector(router, metrics, settings)
         self._assets = AssetsApp(metrics)
-        self._data = DataApp(router, metrics, self.collector)
+        self._data = DataApp(router, metrics, self.collector, _prometheus(settings))
         self._faults = FaultsApp(metrics, settings.dev_socket)
         self._stream = StreamApp(metrics, self.collector, guarded=settings.guarded)
 
@@ -74,16 +78,28 @@ class Console:
         return None
 
 
+def _prometheus(settings: Settings) -> PrometheusHistory | None:
+    """The Prometheus that the settings name, if they do."""
+    if not settings.console_prometheus:
+        return None
+    from facade.console.prometheus import PrometheusHistory  # noqa: PLC0415  # Its client costs memory.
+
+    return PrometheusHistory(settings.console_prometheus, settings.console_prometheus_match)
+
+
 class DataApp(RawApp):
     """Serves the data that the console asks for now and then."""
 
     route = "/v1/console/{what}"
     methods = frozenset({"GET", "HEAD"})
 
-    def __init__(self, router: Router, metrics: Metrics, collector: Collector) -> None:
+    def __init__(
+        self, router: Router, metrics: Metrics, collector: Collector, prometheus: PrometheusHistory | None
+    ) -> None:
         super().__init__(metrics)
         self._router = router
         self._collector = collector
+        self._prometheus = prometheus
         self._whats = {
             b"state": self._state,
             b"history": self._history,
@@ -113,7 +129,12 @@ class DataApp(RawApp):
         if len(numbers) > SHARDS_MAX:
             raise BadRequestError("bad_parameter", f"shards names at most {SHARDS_MAX}.")
         shards = [_number({b"shards": part}, b"shards", 1 << 31) for part in numbers]
-        return orjson.dumps(self._collector.history.document(shards))
+        told = None
+        if self._prometheus is not None:
+            known = [shard for shard in shards if shard in self._router.shards]
+            told = await self._prometheus.document(known) if known else None
+        own = self._collector.history.document(shards) if told is None else told
+        return orjson.dumps(own | {"prometheus": self._prometheus is not None})
 
     async def _slots(self, query: bytes) -> bytes:
         given = parse_query(query, frozenset({b"minutes_ago"}))

@@ -1,4 +1,4 @@
-"""The faults that a page may cause in a cluster for trying things: kill a node, pause it, let it go on.
+"""The faults that a page may cause in a cluster for trying things: kill a node, pause it, cut it off, slow its disk.
 
 Only a facade of ``dougctl dev`` can: its supervisor owns the processes and listens at a socket in its data folder,
 which the settings name. Everywhere else the route is not there. Must not know processes.
@@ -24,7 +24,7 @@ from facade.routes.options import parse_query
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, Scope, Send, check_media_type
 from facade.settings import is_loopback
 
-ACTIONS = ("kill", "pause", "resume")
+ACTIONS = ("kill", "pause", "cut", "slow", "resume")
 NAME_CHARACTERS_MAX = 253
 BODY_BYTES_MAX = 4096
 BODY_TIMEOUT_S = 5.0
@@ -57,7 +57,7 @@ class FaultsApp(RawApp):
     async def serve(self, request: RawRequest) -> None:
         """See ``RawApp``."""
         if not self._socket:
-            detail = "Nodes are killed and paused from here in a cluster of `dougctl dev` alone."
+            detail = "Faults are caused from here in a cluster of `dougctl dev` alone."
             raise BadRequestError("unknown_route", detail, status=404)
         parse_query(request.query, frozenset())
         headers = dict(request.raw_headers)
@@ -114,5 +114,5 @@ def _check_sender(scope: Scope) -> None:
     origin = headers.get(b"origin")
     own = origin is None or origin.partition(b"://")[2].lower() == headers.get(b"host", b"").lower()
     if not near or not own or headers.get(b"sec-fetch-site", b"same-origin") != b"same-origin":
-        detail = "Nodes are killed and paused from this machine, and by the console's own pages alone."
+        detail = "Faults are caused from this machine, and by the console's own pages alone."
         raise BadRequestError("cross_origin", detail, status=403)

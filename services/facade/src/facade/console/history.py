@@ -103,6 +103,7 @@ class History:
     def document(self, shards: Iterable[int]) -> dict[str, Any]:
         """The figures of the facade and of some shards, as a document."""
         return {
+            "source": "facade",
             "step_s": STEP_S,
             "times": self.times,
             "kept_shards": sorted(self._shards),

@@ -11,17 +11,20 @@ Source: DESIGN 8; features.md, part 4.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from time import perf_counter
 
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX
+from facade.client.access import sender
 from facade.client.fanout import READS_SAFE, Fanout, Outcome, Part, Wishes
 from facade.client.metrics import Metrics
+from facade.client.places import Bytes
 from facade.client.receipts import SERVER_TIMING
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
-from facade.errors import BadRequestError, NotAppliedError, ProblemError
+from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
 from facade.routes.options import Headers, RequestOptions, parse_write
@@ -82,6 +85,13 @@ async def show(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> list[bytes
     return shown
 
 
+def _size_read(part: Part, outcome: Outcome) -> int:
+    """The bytes of the value that an operation has read."""
+    result = outcome.result
+    reads = isinstance(part.wanted, Command) and part.wanted.opcode == Opcode.GET
+    return 0 if isinstance(result, ProblemError) or not reads else len(result.value)
+
+
 def _few_reads(parts: list[Part]) -> tuple[list[Part], list[Part]]:
     """The first parts, with so few reads that their values are never too large together; and the rest."""
     reads = 0
@@ -98,6 +108,7 @@ class BatchApp(RawApp):
 
     Attributes:
         fanout: Carries batches out.
+        bodies: The bytes that requests may keep in memory.
     """
 
     route = "/v1/batch"
@@ -110,8 +121,8 @@ class BatchApp(RawApp):
         self._timeout_s = settings.request_timeout_ms / 1000
         self._body_timeout_s = settings.body_timeout_ms / 1000
         self._timed = settings.server_timing_enabled
-        self._held = 0
-        self._held_max = max(settings.queue_bytes_max, BODY_BYTES_MAX)
+        self.bodies = Bytes("batches are being carried out", settings.queue_bytes_max, BODY_BYTES_MAX)
+        metrics.places += (self.bodies, self.fanout.values)
 
     async def serve(self, request: RawRequest) -> None:
         """See ``RawApp``."""
@@ -133,19 +144,20 @@ class BatchApp(RawApp):
         with self._hold(announced or BODY_BYTES_MAX):
             await self._whole(request, options, session)
 
-    def _hold(self, size: int) -> _Held:
-        """Counts the bytes that a request may keep in memory.
+    @contextlib.contextmanager
+    def _hold(self, size: int) -> Iterator[None]:
+        """Counts the bytes that a request may keep in memory, for the time of the block.
 
         Raises:
             NotAppliedError: Other requests keep too many bytes already.
+            TooManyRequestsError: Other requests of this client do.
         """
-        if self._held + size > self._held_max:
-            raise NotAppliedError("overloaded", "Too many batches are being carried out.")
-        return _Held(self, size)
-
-    def count(self, size: int) -> None:
-        """For ``_Held`` alone."""
-        self._held += size
+        client = sender.get()
+        self.bodies.take(client, size)
+        try:
+            yield
+        finally:
+            self.bodies.give_back(client, size)
 
     async def _whole(self, request: RawRequest, options: RequestOptions, session: Session | None) -> None:
         try:
@@ -186,6 +198,7 @@ class BatchApp(RawApp):
         """Carries out a part of a stream in rounds, since its reads may be more than is held at a time."""
         waiting, later = list(group), list[Part]()
         done: dict[int, bytes] = {}
+        sizes: dict[int, int] = {}
         place = group[0].place
         with self.fanout.room() as room:
             while waiting:
@@ -195,14 +208,17 @@ class BatchApp(RawApp):
                 left = [part for part, each in zip(waiting, outcomes, strict=True) if each is None]
                 shown = await show([part for part, _ in over], [each for _, each in over])
                 done.update((part.place, each) for (part, _), each in zip(over, shown, strict=True))
-                ready = []
+                sizes.update((part.place, _size_read(part, each)) for part, each in over)
+                ready, sent = [], 0
                 while place in done:
                     ready.append(done.pop(place))
+                    sent += sizes.pop(place)
                     place += 1
                 seen = seen_by([each for _, each in over])
                 del outcomes, over, shown
                 session = grown(session, seen)
                 yield ready, seen
+                room.leave(sent)
                 waiting, later = _few_reads(left + later)
 
     async def _stream(self, request: RawRequest, options: RequestOptions, session: Session | None) -> None:
@@ -263,20 +279,6 @@ class BatchApp(RawApp):
                     group, held = [], 0
         if group:
             yield group
-
-
-class _Held:
-    """The bytes that a request keeps in memory, counted until its end."""
-
-    def __init__(self, app: BatchApp, size: int) -> None:
-        self._app = app
-        self._size = size
-
-    def __enter__(self) -> None:
-        self._app.count(self._size)
-
-    def __exit__(self, *_: object) -> None:
-        self._app.count(-self._size)
 
 
 def _too_large(*, close: bool = False) -> BadRequestError:

@@ -73,7 +73,7 @@ _FAULT: Json = {
     "additionalProperties": False,
     "properties": {
         "node": {"type": "string", "minLength": 1, "maxLength": 253},
-        "do": {"type": "string", "enum": ["kill", "pause", "resume"]},
+        "do": {"type": "string", "enum": ["kill", "pause", "cut", "slow", "resume"]},
     },
 }
 
@@ -199,7 +199,7 @@ def stream_routes() -> Json:
             "/v1/console/faults": {
                 "post": _operation(
                     "post_console_faults",
-                    "Kill, pause or resume a node of a cluster of `dougctl dev`; other clusters have no such route",
+                    "Bring a fault upon a node of a cluster of `dougctl dev`, or end it; others have no such route",
                     "console",
                     {
                         "200": {

@@ -11,6 +11,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces
 from raft_node.rpc.security import Security
 from raft_node.runtime.disk.space import SpaceWatch
+from raft_node.runtime.faults import Faults
 from raft_node.settings import NodeSettings
 from raft_node.storage.files import DiskFileSystem
 
@@ -29,6 +30,7 @@ class Context:
         space: Watches how much room the disks have.
         fail: Ends the node because of an error after which it may promise nothing.
         traces: The spans of sampled requests; None while tracing is off.
+        faults: The faults that ``dougctl dev`` may ask for; None everywhere else.
     """
 
     settings: NodeSettings
@@ -40,3 +42,4 @@ class Context:
     space: SpaceWatch
     fail: Callable[[FatalError], None]
     traces: NodeTraces | None
+    faults: Faults | None

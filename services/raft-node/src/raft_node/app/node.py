@@ -37,6 +37,7 @@ from raft_node.rpc.security import Security
 from raft_node.runtime.disk.space import SpaceWatch
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.events import EventRing
+from raft_node.runtime.faults import Faults
 from raft_node.runtime.members import identity as identities
 from raft_node.settings import NodeSettings
 from raft_node.storage.files import DiskFileSystem
@@ -49,7 +50,13 @@ _log = get_logger()
 class Node:
     """One replica of a shard, as a process."""
 
-    def __init__(self, settings: NodeSettings, fs: DiskFileSystem, traces: NodeTraces | None = None) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        fs: DiskFileSystem,
+        traces: NodeTraces | None = None,
+        faults: Faults | None = None,
+    ) -> None:
         """Prepares the node; ``run`` does the work. Requires: both volumes exist and are locked."""
         volumes = {"wal": settings.wal_dir, "data": settings.data_dir}
         metrics = Metrics(settings.shard_id, settings.build_commit)
@@ -64,7 +71,10 @@ class Node:
             space=SpaceWatch(fs, volumes, settings.data_dir, settings.reserve_bytes, timeline.record),
             fail=self.fail,
             traces=traces,
+            faults=faults,
         )
+        if faults is not None:
+            faults.record = timeline.record
         self._volumes = Volumes(volumes)
         self._readiness = Readiness()
         self._operator = Operator(settings, timeline.record, self._readiness.show_readiness)
@@ -172,7 +182,7 @@ class Node:
             parts.maintenance.close()
 
         stack.push_async_callback(end_tasks)
-        attach(parts, ports)
+        attach(context, parts, ports)
         parts.driver.start()
 
     async def _end(self, parts: Parts, ports: Ports) -> None:

@@ -27,6 +27,7 @@ from raft_node.kv.operations.work import Limits
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.logs import follow_term
 from raft_node.raft.config import RaftConfig
+from raft_node.raft.messages import Message
 from raft_node.raft.node import RaftNode
 from raft_node.raft.ready import Event
 from raft_node.raft.types import NodeId
@@ -39,6 +40,7 @@ from raft_node.runtime.disk.scrubber import Scrubber
 from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.divergence import StateMarks
 from raft_node.runtime.driver import Driver
+from raft_node.runtime.driver_ports import Transport
 from raft_node.runtime.log.store import LogStore, to_raft
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader
@@ -146,7 +148,8 @@ def build(
     maintenance = _build_maintenance(context, engine, worker, wires)
     prefetcher = Prefetcher(engine, context.fail)
     stack.callback(prefetcher.close)
-    driver = _build_driver(context, core, log, machine, engine, peers, prefetcher, reports.event, wires)
+    transport = peers if context.faults is None else context.faults.outgoing(peers)
+    driver = _build_driver(context, core, log, machine, engine, transport, prefetcher, reports.event, wires)
     limits = ScanLimits(settings.scans_max, settings.scan_hold_ms / 1000, settings.scan_idle_ms / 1000)
     reader = Reader(engine, context.fail, lambda: driver.machine.visibility, limits)
     stack.callback(reader.close)
@@ -204,14 +207,21 @@ def _connect(context: Context, parts: Parts, reports: Reports, wires: _Wires) ->
     wires.applied.lead_to(maintenance.poke, marks.look, parts.upkeep.poke, watches.poke, freshness.applied)
     wires.snapshots_wanted.lead_to(snapshots.wanted)
     wires.core_event.lead_to(parts.members.heard)
-    parts.peers.connect(parts.book.find, driver.receive, driver.peer_unreachable)
+    parts.peers.connect(parts.book.find, _receive(context, driver), driver.peer_unreachable)
 
 
-def attach(parts: Parts, ports: Ports) -> None:
+def attach(context: Context, parts: Parts, ports: Ports) -> None:
     """Gives the services their parts, so that they serve calls from now on."""
     parts.members.tell(ports.raft)
-    ports.raft.attach(parts.peers, parts.driver.receive, parts.snapshots.service)
+    if context.faults is not None:
+        ports.raft.cut_off = context.faults.is_cut_off
+    ports.raft.attach(parts.peers, _receive(context, parts.driver), parts.snapshots.service)
     ports.doug.attach(parts.replica)
+
+
+def _receive(context: Context, driver: Driver) -> Callable[[Message], None]:
+    """What takes the messages of other nodes."""
+    return driver.receive if context.faults is None else context.faults.incoming(driver.receive)
 
 
 # One step each.
@@ -295,7 +305,7 @@ def _build_driver(
     log: LogStore,
     machine: StateMachine,
     engine: Engine,
-    peers: Peers,
+    transport: Transport,
     prefetcher: Prefetcher,
     on_event: Callable[[Event], None],
     wires: _Wires,
@@ -306,7 +316,7 @@ def _build_driver(
         log,
         machine,
         engine,
-        peers,
+        transport,
         context.metrics,
         tick_ms=settings.tick_ms,
         proposal_timeout_ms=settings.proposal_timeout_ms,

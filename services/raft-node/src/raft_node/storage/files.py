@@ -16,7 +16,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from raft_node.errors import DiskError
@@ -185,9 +185,10 @@ def _write_parts(descriptor: int, offset: int, parts: Sequence[bytes]) -> None:
 class _OsWritableFile:
     """See ``WritableFile``."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int, before_sync: Callable[[], None] | None) -> None:
         self._path = path
         self._descriptor = descriptor
+        self._before_sync = before_sync
 
     @property
     def path(self) -> str:
@@ -200,6 +201,8 @@ class _OsWritableFile:
             raise DiskError(self._path, "write", error) from error
 
     def sync_data(self) -> None:
+        if self._before_sync is not None:
+            self._before_sync()
         try:
             _sync_data(self._descriptor)
         except OSError as error:
@@ -248,6 +251,10 @@ class _OsReadableFile:
 class OsFileSystem:
     """The disk of this machine. See ``FileSystem`` for what each method promises."""
 
+    def __init__(self, before_sync: Callable[[], None] | None = None) -> None:
+        """Takes what is called before each sync of a file, by the thread that syncs; it may take its time."""
+        self._before_sync = before_sync
+
     def make_directory(self, path: str) -> None:
         """Creates a directory and its missing parents; syncs the parent of each one that it creates, and its own."""
         missing = []
@@ -285,11 +292,14 @@ class OsFileSystem:
 
     def create(self, path: str) -> WritableFile:
         """Creates (or empties) a file."""
-        return _OsWritableFile(path, self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "create"))
+        return self._writable(path, self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "create"))
 
     def open_for_write(self, path: str) -> WritableFile:
         """Opens an existing file to overwrite parts of it."""
-        return _OsWritableFile(path, self._open(path, os.O_WRONLY, "open"))
+        return self._writable(path, self._open(path, os.O_WRONLY, "open"))
+
+    def _writable(self, path: str, descriptor: int) -> WritableFile:
+        return _OsWritableFile(path, descriptor, self._before_sync)
 
     def open_for_read(self, path: str) -> ReadableFile:
         """Opens an existing file."""

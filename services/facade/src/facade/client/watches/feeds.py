@@ -4,7 +4,8 @@ Must not know HTTP. A feed begins with its first client, and ends some time afte
 
 Invariants:
 1. There is one shared stream for each shard, however many clients watch it.
-2. Streams of clients that catch up are bounded in number.
+2. Streams of clients that catch up are bounded in number, and so are the scans with which watches begin; one client
+   has no more than a part of them while others wait.
 3. A feed follows one cluster. Positions in a restored cluster mean other changes, so it gets new feeds at the moment
    when it is known, and whoever had the old ones is told that changes were lost.
 """
@@ -19,6 +20,7 @@ import structlog
 
 from doug.v1 import doug_pb2
 from facade.client.directory import Directory
+from facade.client.places import Queue
 from facade.client.shard import Shard
 from facade.client.watches.feed import Event, Feed
 from facade.client.watches.stream import (
@@ -43,20 +45,25 @@ def _nothing(*_: object) -> None:
     """Does nothing: stands for a callback that was not set."""
 
 
+def _raise_defect(task: asyncio.Task[None]) -> None:
+    """Raises what ended a feed in a callback of the loop, which ends the process: its watches would wait for ever."""
+    if not task.cancelled():
+        task.result()
+
+
 class Feeds:
     """The feeds of all shards that clients watch: see the module.
 
     Attributes:
         on_events: Takes the events of a shard; set before the first shard is followed.
         on_gone: Called when changes were lost; set likewise.
-        catching_up: How many clients have a stream of their own.
     """
 
     def __init__(self, directory: Directory, ring_bytes_max: int, catch_ups_max: int) -> None:
         """Follows the shards of ``directory``."""
         self._directory = directory
         self._ring_bytes_max = ring_bytes_max
-        self._catch_ups = asyncio.Semaphore(catch_ups_max)
+        self._catch_ups = Queue(catch_ups_max)
         self._feeds: dict[int, Feed] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._users: dict[int, int] = {}
@@ -65,7 +72,11 @@ class Feeds:
         self._cluster_id = b""
         self.on_events: OnEvents = _nothing
         self.on_gone: Callable[[HistoryGoneError], None] = _nothing
-        self.catching_up = 0
+
+    @property
+    def catching_up(self) -> int:
+        """How many clients have a stream or a scan of their own."""
+        return self._catch_ups.taken
 
     @property
     def open_feeds(self) -> list[Feed]:
@@ -145,7 +156,8 @@ class Feeds:
             self.on_events,
             self.on_gone,
         )
-        self._tasks[number] = asyncio.create_task(feed.run())
+        task = self._tasks[number] = asyncio.create_task(feed.run())
+        task.add_done_callback(_raise_defect)
 
     def look_at_cluster(self) -> None:
         """Looks at the map that was just loaded: if it is of another cluster than before, all feeds begin anew."""
@@ -190,22 +202,27 @@ class Feeds:
             HistoryGoneError: No node holds the changes.
             NotAppliedError: No node answers, or too many clients catch up already.
         """
-        shard = self._directory.shards[number]
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._catch_ups.acquire()
-        except TimeoutError:
-            raise NotAppliedError("overloaded", "Too many watches are catching up.", shard=number) from None
-        self.catching_up += 1
-        try:
-            stream = await self._open(shard, request, timeout_s)
+        async with self.place(timeout_s, number):
+            stream = await self._open(self._directory.shards[number], request, timeout_s)
             try:
                 yield stream
             finally:
                 stream.close()
-        finally:
-            self.catching_up -= 1
-            self._catch_ups.release()
+
+    @contextlib.asynccontextmanager
+    async def place(self, timeout_s: float, number: int | None = None) -> AsyncIterator[None]:
+        """A place among those that catch up, which is given back with the end of the block.
+
+        Raises:
+            NotAppliedError: None becomes free in time.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await stack.enter_async_context(self._catch_ups.one())
+            except TimeoutError:
+                raise NotAppliedError("overloaded", "Too many watches are catching up.", shard=number) from None
+            yield
 
     async def _open(self, shard: Shard, request: doug_pb2.WatchRequest, timeout_s: float) -> WatchStream:
         loop = asyncio.get_running_loop()

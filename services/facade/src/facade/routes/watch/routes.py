@@ -34,6 +34,8 @@ from facade.settings import Settings
 WATCH_PATH = b"/v1/watch"
 PROGRESS_PATH = b"/v1/watch:progress"
 OPEN_S = 5.0
+REST_SHARE, REST_S_MAX = 4, 1.0
+"""The pause between two rounds of progress on demand is so many times as long as a round takes, and no longer."""
 HEADERS = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"), (b"vary", b"accept"))
 EVENTS_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 LINES_TYPE = (b"content-type", b"application/x-ndjson")
@@ -156,7 +158,11 @@ class WatchApp(RawApp):
 
 
 class ProgressApp(RawApp):
-    """Progress on demand: how far the cluster is, and that this facade's watches are told so."""
+    """Progress on demand: how far the cluster is, and that this facade's watches are told so.
+
+    All who ask while a round is under way share the next one. Between two rounds there is a pause in proportion to what
+    a round takes: one small request has every watch of the facade written to, so that nobody can ask for too many.
+    """
 
     route = "/v1/watch:progress"
     methods = frozenset({"POST"})
@@ -166,11 +172,39 @@ class ProgressApp(RawApp):
         super().__init__(metrics)
         self._feeds = feeds
         self._audience = audience
+        self._now: asyncio.Task[bytes] | None = None
+        self._next: asyncio.Task[bytes] | None = None
+        self._next_s = 0.0
 
     async def serve(self, request: RawRequest) -> None:
         """Answers with an id that every watch is promised to reach, and has the watches of this facade tell theirs."""
         if request.query:
             raise BadRequestError("unknown_parameter", "Progress takes no parameters.")
+        if self._next is None:
+            self._next = asyncio.create_task(self._after(self._now))
+        content = await asyncio.shield(self._next)
+        await request.answer_json(200, content, ((b"cache-control", b"no-store"),))
+
+    async def _after(self, before: asyncio.Task[bytes] | None) -> bytes:
+        """Begins a round once the one before is over."""
+        loop = asyncio.get_running_loop()
+        if before is not None:
+            await asyncio.wait((before,))
+            await asyncio.sleep(max(0.0, self._next_s - loop.time()))
+        self._now, self._next = self._next, None
+        began_s = loop.time()
+        try:
+            return await self._round()
+        finally:
+            ended_s = loop.time()
+            self._next_s = ended_s + min(REST_S_MAX, REST_SHARE * (ended_s - began_s))
+
+    async def _round(self) -> bytes:
+        """Has all watches told how far they are; returns what whoever asked is told.
+
+        Raises:
+            NotAppliedError: A shard has no leader, or its changes do not come, in time.
+        """
         heads = await self._feeds.heads(self._feeds.numbers(), OPEN_S)
         try:
             async with asyncio.timeout(OPEN_S):
@@ -182,5 +216,4 @@ class ProgressApp(RawApp):
         await self._audience.tell_progress()
         cluster, epoch = self._audience.place()[:2]
         identity = watch_ids.encode(cluster, epoch, heads)
-        content = orjson.dumps({"id": identity, **orjson.loads(progress_data(heads))})
-        await request.answer_json(200, content, ((b"cache-control", b"no-store"),))
+        return orjson.dumps({"id": identity, **orjson.loads(progress_data(heads))})

@@ -7,8 +7,8 @@ Must not know gRPC.
 Invariants:
 1. For every shard, all wanted changes before its position were sent, each once and in order, and none behind it.
 2. An id is sent only if a watch can go on behind it without loss or repeat.
-3. A client that does not read costs what waits in its connection, and nothing else: no stream from a node, and no
-   place among those that catch up.
+3. A client that does not read costs what waits in its connection, and nothing else: no stream and no scan of a node,
+   and no place among those that catch up.
 4. Progress is told every ``PROGRESS_S``, also while changes that were missed keep coming.
 
 Source: docs/api.md, Watches.
@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from doug_wire.auth.grants import Verb
 from doug_wire.scan import ScanRecord
 from doug_wire.watch import Change, ChangeKind
 from facade.client.access import ANYONE, allowed, range_of, refusal
-from facade.client.scan import ScanBrokenError, ScanQuery, Scans
+from facade.client.scan import Scan, ScanBrokenError, ScanQuery, Scans
 from facade.client.watches.feed import Event, Feed
 from facade.client.watches.feeds import Feeds, request_of
 from facade.client.watches.stream import HistoryGoneError, WatchBrokenError, behind, next_of
@@ -47,6 +48,8 @@ LOOK_S = 1.0
 OPEN_S = 5.0
 HOLD_S = 1.0
 """A client that leaves what was written unread for so long gives its place among those that catch up to others."""
+DELAY_MIN_S, DELAY_MAX_S = 0.01, 1.0
+"""The pauses between two tries to begin a scan."""
 
 
 class _RefusedError(Exception):
@@ -58,6 +61,18 @@ class _Part(NamedTuple):
 
     upto: bytes | None
     positions: dict[int, int]
+
+
+def _upto(part: _Part) -> bytes:
+    """The last key of a part that has an end."""
+    return part.upto or b""
+
+
+async def _slices(scan: Scan) -> AsyncIterator[Sequence[ScanRecord]]:
+    """The records of a scan, some at a time."""
+    async for batch in scan.batches():
+        for first in range(0, len(batch), SLICE):
+            yield batch[first : first + SLICE]
 
 
 class Session:
@@ -104,7 +119,7 @@ class Session:
     def push(self, data: bytes) -> bool:
         """Takes bytes for the client; False if too many wait for it already, these included."""
         unread: int = self._exchange.push(data)
-        return unread <= UNREAD_BYTES_MAX
+        return unread <= UNREAD_BYTES_MAX and not (unread and self._exchange.too_much_unread)
 
     def look(self) -> None:
         """Ends the watch if its client may not watch all of it any more: nothing that comes from now on is sent."""
@@ -305,45 +320,67 @@ class Session:
         rest: ScanQuery | None = ScanQuery(
             selection.start, selection.end, keys_only=not self.form.values, verb=Verb.WATCH
         )
-        put = int(ChangeKind.PUT) in selection.kinds
-        delay_s = 0.01
+        delay_s = DELAY_MIN_S
         while rest is not None and not self._over():
-            last: ScanRecord | None = None
             try:
-                async with self._scans.open(rest) as scan:
-                    delay_s = 0.01
-                    positions = {shard: behind(revision) for shard, revision in scan.revisions.items()}
-                    self._parts.append(_Part(None, positions))
-                    if not put:
-                        rest = None
-                        break
-                    async for batch in scan.batches():
-                        for first in range(0, len(batch), SLICE):
-                            some = batch[first : first + SLICE]
-                            await self._write(b"".join([self._entry(record) for record in some]))
-                            last = some[-1]
-                            if self._over():
-                                return
-                rest = None
+                rest = await self._snapshot_from(rest)
+                delay_s = DELAY_MIN_S
+                # Without a scan it may take as long as it likes.
+                await self._exchange.drained()
+                self._check()
             except (UnauthenticatedError, ForbiddenError):
                 self._refused = True
                 raise _RefusedError from None
-            except (ScanBrokenError, NotAppliedError):
+            except NotAppliedError:
                 self._check()
-                if last is not None and rest is not None:
-                    self._parts[-1] = self._parts[-1]._replace(upto=last.key)
-                    rest = rest.behind(last)
-                elif self._parts and self._parts[-1].upto is None:
-                    self._parts.pop()
                 if not self.form.lines and self._loop.time() - self._told_s >= COMMENT_S:
                     await self._write(COMMENT)
                 await asyncio.sleep(delay_s)
-                delay_s = min(1.0, 2 * delay_s)
+                delay_s = min(DELAY_MAX_S, 2 * delay_s)
         if rest is not None:
             return
         for number in self._feeds:
             self.positions[number] = min(part.positions[number] for part in self._parts)
         self._drop_parts()
+
+    async def _snapshot_from(self, rest: ScanQuery) -> ScanQuery | None:
+        """Sends what one scan finds, as far as the client reads; returns the rest of the range, None if there is none.
+
+        Raises:
+            NotAppliedError: Nothing was sent, because no scan could begin.
+        """
+        last: ScanRecord | None = None
+        positions: dict[int, int] = {}
+        try:
+            async with self._streams.place(OPEN_S), self._scans.open(rest) as scan:
+                positions = {shard: behind(revision) for shard, revision in scan.revisions.items()}
+                if int(ChangeKind.PUT) not in self.selection.kinds:
+                    self._note_part(None, positions)
+                    return None
+                async for some in _slices(scan):
+                    if self._over() or not await self._reads():
+                        return self._rest_behind(last, rest, positions)
+                    await self._write(b"".join([self._entry(record) for record in some]))
+                    last = some[-1]
+                self._note_part(None, positions)
+                return None
+        except ScanBrokenError as error:
+            if last is None:
+                raise NotAppliedError(error.reason, str(error), shard=error.shard) from None
+            return self._rest_behind(last, rest, positions)
+
+    def _rest_behind(self, last: ScanRecord | None, rest: ScanQuery, positions: dict[int, int]) -> ScanQuery | None:
+        """The rest of a range of which the keys up to a record were sent, as of these positions."""
+        if last is None:
+            return rest
+        self._note_part(last.key, positions)
+        return rest.behind(last)
+
+    def _note_part(self, upto: bytes | None, positions: dict[int, int]) -> None:
+        """Notes that the keys behind the last part were sent as of these positions, up to one."""
+        if self._parts and self._parts[-1].positions == positions:
+            self._parts.pop()  # Nothing has changed in between: it is one part.
+        self._parts.append(_Part(upto, positions))
 
     def _entry(self, record: ScanRecord) -> bytes:
         """A key that is there, as the change that made it so; nothing can be gone on behind it."""
@@ -354,10 +391,12 @@ class Session:
 
     def _in_snapshot(self, event: Event) -> bool:
         """Whether the snapshot had a change already."""
-        for part in self._parts:
-            if part.upto is None or event.change.key <= part.upto:
-                return event.order < part.positions[event.shard]
-        return False
+        parts = self._parts
+        # All but the last one have an end, and they are in the order of their keys.
+        place = bisect_left(parts, event.change.key, hi=max(0, len(parts) - 1), key=_upto)
+        if place == len(parts) or (parts[place].upto is not None and event.change.key > _upto(parts[place])):
+            return False
+        return event.order < parts[place].positions[event.shard]
 
     def _drop_parts(self) -> None:
         """Forgets the snapshot once all of it is behind."""

@@ -96,9 +96,9 @@ async def _keys(replica: Replica, asked: RangeDeletion, start: bytes, limit: int
     options = ScanOptions(start=start, end=asked.end, limit=limit, keys_only=True)
     keys: list[bytes] = []
     scans = replica.reader.scans
-    with scans.begin(replica.driver.machine, options) as scan:
+    with scans.begin(replica.driver.machine, options) as held:
         while True:
-            step = await scans.step(scan)
+            step = await scans.step(held.scan)
             keys += [record.key for record in codec.decode_page(b"".join(step.records))]
             if step.last:
                 return keys

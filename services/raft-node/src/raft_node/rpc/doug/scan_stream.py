@@ -20,7 +20,7 @@ from doug_wire.slots import SLOTS
 from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
 from raft_node.rpc.doug.replica import Replica
-from raft_node.runtime.reads.scans import ScanLimits
+from raft_node.runtime.reads.scans import HeldScan, Scans
 
 Write = Callable[[pb.ScanPage], Awaitable[None]]
 
@@ -81,17 +81,18 @@ async def send(replica: Replica, options: ScanOptions, write: Write, *, messages
     scans = replica.reader.scans
     limits, loop = scans.limits, asyncio.get_running_loop()
     machine = replica.driver.machine
-    with scans.begin(machine, options) as scan:
+    with scans.begin(machine, options) as held:
+        scan = held.scan
         held_since_s = sent_s = loop.time()
         # At once: the caller learns of the point in the log, and that it is being served.
-        await _write(write, _first(replica, scan), scan, limits)
+        await _write(write, _first(replica, scan), held, scans)
         waiting = 0
         while True:
             step = await scans.step(scan)
             now_s = loop.time()
             waiting += step.found
             if step.records or step.last or now_s - sent_s >= PROGRESS_S:
-                await _write(write, _page(step, waiting, messages=messages), scan, limits)
+                await _write(write, _page(step, waiting, messages=messages), held, scans)
                 sent_s, waiting = loop.time(), 0
             if step.last:
                 return
@@ -99,17 +100,20 @@ async def send(replica: Replica, options: ScanOptions, write: Write, *, messages
                 raise ScanExpiredError(f"the scan has held its state for {limits.hold_s:g} s")
 
 
-async def _write(write: Write, page: pb.ScanPage, scan: Scan, limits: ScanLimits) -> None:
-    writing = asyncio.ensure_future(write(page))
+async def _write(write: Write, page: pb.ScanPage, held: HeldScan, scans: Scans) -> None:
+    limits, writing = scans.limits, asyncio.ensure_future(write(page))
+    held.waits_since_s = asyncio.get_running_loop().time()
     try:
-        await asyncio.wait((writing,), timeout=limits.idle_s)
+        await asyncio.wait((writing, held.let_go), timeout=limits.idle_s, return_when=asyncio.FIRST_COMPLETED)
         if not writing.done():
             # gRPC tells nothing while a message waits to be sent, so the page is kept, but the costly view is not.
-            scan.release()
+            scans.let_go(held)
             await asyncio.wait((writing,), timeout=limits.hold_s)
-            raise ScanExpiredError(f"the caller took nothing for {limits.idle_s:g} s")
+        if held.let_go.done():
+            raise ScanExpiredError("the caller took nothing for too long")
         writing.result()
     finally:
+        held.waits_since_s = None
         writing.cancel()
     # A window that never shuts must not keep the loop from heartbeats.
     await asyncio.sleep(0)

@@ -32,6 +32,7 @@ from raft_node.rpc.raft.streams import BROKEN, SendQueue
 from raft_node.rpc.snapshots.service import SnapshotService
 
 _VOTE_TIMEOUT_S = 1.0
+_CUT_OFF = "the node is cut off from the others, as it was told to"
 _METHODS = ("RequestVote", "TimeoutNow", "Replicate", "Heartbeat", "ReadIndex", "InstallSnapshot")
 
 _log = get_logger()
@@ -58,6 +59,7 @@ class RaftService(pb_grpc.RaftServicer):
         address_of: Gives a member's address; None while it is not known.
         caller_of: Gives the address of a caller, as gRPC writes it.
         is_member: Tells whether a sender is a member; asked on connections whose certificates prove names.
+        cut_off: Tells whether this node acts as if no other node reached it (``raft_node.runtime.faults``).
     """
 
     def __init__(self, node_id: NodeId, shard: int, metrics: Metrics, traces: NodeTraces | None = None) -> None:
@@ -76,6 +78,7 @@ class RaftService(pb_grpc.RaftServicer):
         self.address_of: Callable[[NodeId], str | None] = lambda member: None
         self.caller_of: Callable[[grpc.aio.ServicerContext[Any, Any]], str] = lambda context: context.peer()
         self.is_member: Callable[[NodeId], Awaitable[bool]] = _anybody
+        self.cut_off: Callable[[], bool] = lambda: False
         self._refused = ""
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
@@ -90,6 +93,8 @@ class RaftService(pb_grpc.RaftServicer):
         self, request: pb.IdentifyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.IdentifyResponse:
         """Tells who this node is and what the sender is to its shard; more to members."""
+        if self.cut_off():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _CUT_OFF)
         members, applied_index = self._members()
         sender = NodeId(request.sender, request.incarnation)
         standing = _standing(members, sender) if request.shard == self._shard else pb.STANDING_UNKNOWN
@@ -256,6 +261,8 @@ class RaftService(pb_grpc.RaftServicer):
         attached = self._attached
         if attached is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the node is starting")
+        if self.cut_off():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _CUT_OFF)
         try:
             source = attached.peers.me.check(envelope)
             names = names_of(context)

@@ -21,6 +21,7 @@ const VIEWS = /** @type {Record<string, {title: string, load: () => Promise<any>
   slots: { title: "Slots", load: async () => (await import("./views/slots.js")).SlotsView, needsState: true },
   timeline: { title: "Timeline", load: async () => (await import("./views/timeline.js")).TimelineView, needsState: true },
   graphs: { title: "Graphs", load: async () => (await import("./views/graphs.js")).GraphsView, needsState: true },
+  runbook: { title: "Runbook", load: async () => (await import("./views/runbook.js")).RunbookView },
   try: { title: "Try it", load: async () => (await import("./views/try.js")).TryView, needsState: true },
   keys: { title: "Keys", load: async () => (await import("./views/keys.js")).KeysView },
 });
@@ -170,7 +171,7 @@ function App() {
     <header class="top">
       <a class="brand" href=${link(["cluster"])}><img src=${new URL("../icon.svg", import.meta.url).href} alt="" width="24" height="24" /> DougDB</a>
       <nav aria-label="Views">
-        ${LISTED.map((each) => html`<a key=${each} href=${link([each])} aria-current=${each === name || (each === "cluster" && name === "shard") ? "page" : undefined}>${VIEWS[each].title}</a>`)}
+        ${LISTED.map((each) => html`<a key=${each} href=${link([each])} aria-current=${each === name || (each === "cluster" && name === "shard") || (each === "graphs" && name === "runbook") ? "page" : undefined}>${VIEWS[each].title}</a>`)}
         <a href="/docs">API</a>
       </nav>
       <div class="row">

@@ -75,6 +75,19 @@ export function ownHeaders() {
   return { "doug-client": "console", ...(csrf !== null && { "doug-csrf": csrf }) };
 }
 
+/** What this page has read and written, as the newest answer said it: the token of its session reads. */
+let seen = "";
+
+/** @param {Response} response Keeps its token, if it has one. */
+export function keepSeen(response) {
+  seen = response.headers.get("doug-session") ?? seen;
+}
+
+/** @returns {Record<string, string>} The header of a session read; none before there was an answer. */
+export function seenHeaders() {
+  return seen ? { "doug-session": seen } : {};
+}
+
 /** A request was refused for want of rights. @param {Problem} problem */
 export function denied(problem) {
   if (problem.status === 401 && isSignedIn()) {
@@ -111,6 +124,7 @@ export async function send(method, path, options = {}) {
       retryable: true,
     });
   }
+  keepSeen(response);
   if (response.ok || response.status === 304) return response;
   const problem = await problemOf(response);
   if (problem.status === 401 || problem.code === "forbidden") denied(problem);

@@ -9,7 +9,10 @@ import { html, useEffect, useRef } from "./preact.js";
 
 const VENDOR = new URL("../../vendor/", import.meta.url);
 const COLOURS = ["#2f7fd1", "#d9822b", "#2c9a5b", "#b04fc4", "#c73e3e", "#149aa5", "#8a7a1e", "#7f6ad6"];
+/** Sizes in a page whose text is as large as on a usual screen; they grow with the text. */
+const TEXT = 15;
 const HEIGHT = 170;
+const LABELS = 12;
 
 /** @type {Promise<any> | null} */
 let loading = null;
@@ -54,23 +57,25 @@ export function Chart({ title, times, series, show }) {
       if (ended || element === null) return;
       const style = getComputedStyle(element);
       const ink = style.color;
-      const line = { stroke: ink, grid: { stroke: "#8883" }, ticks: { stroke: "#8883" } };
+      const scale = parseFloat(getComputedStyle(document.documentElement).fontSize) / TEXT;
+      const font = `${LABELS * scale}px system-ui, sans-serif`;
+      const line = { stroke: ink, font, grid: { stroke: "#8883" }, ticks: { stroke: "#8883" } };
       plot.current = new uPlot(
         {
           width: element.clientWidth,
-          height: HEIGHT,
+          height: HEIGHT * scale,
           scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
           axes: [
-            { ...line, values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(timeOf) },
-            { ...line, size: 70, values: (/** @type {any} */ _, /** @type {number[]} */ values) => labels(values, show) },
+            { ...line, size: 42 * scale, space: 75 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(timeOf) },
+            { ...line, size: 70 * scale, space: 30 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => labels(values, show) },
           ],
           series: [
             { label: "at", value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value ? timeOf(value) : "–") },
             ...series.map((each, place) => ({
               label: each.label,
               stroke: COLOURS[place % COLOURS.length],
-              width: 1.5,
-              points: { size: 3 },
+              width: 1.5 * scale,
+              points: { size: 3 * scale },
               value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value === null || value === undefined ? "–" : show(value)),
             })),
           ],
@@ -78,7 +83,7 @@ export function Chart({ title, times, series, show }) {
         [times, ...series.map((each) => each.values)],
         element,
       );
-      observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT }));
+      observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT * scale }));
       observer.observe(element);
     });
     return () => {

@@ -73,7 +73,11 @@ export function Dialog({ title, onClose, children, wide }) {
     const before = /** @type {HTMLElement | null} */ (document.activeElement);
     const dialog = element.current;
     if (dialog && !dialog.open) dialog.showModal();
-    return () => before?.focus?.();
+    return () => {
+      // Whatever is behind an open dialog takes no focus.
+      dialog?.close();
+      before?.focus?.();
+    };
   }, []);
   return html`<dialog
     ref=${element}

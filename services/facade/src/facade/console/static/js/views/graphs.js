@@ -14,6 +14,14 @@ const LOOK_MS = 5000;
 const TOGETHER = 8;
 const percent = (/** @type {number} */ value) => `${Math.round(value * 100)} %`;
 
+/** Graphs of facades: which figures, what they are called, how they are shown, and the alert whose advice belongs to each. */
+const OF_FACADES = /** @type {[string[], string[], string, (value: number) => string, string][]} */ ([
+  [["requests", "errors"], ["requests", "errors (5xx)"], "Requests of keys a second", rate, "DougDBFacadeErrorsFast"],
+  [["p50_ms", "p99_ms"], ["median", "99th percentile"], "Time to answer", milliseconds, "DougDBFacadeSlow"],
+  [["inflight"], ["under way"], "Requests under way", count, "DougDBShardUnreachable"],
+  [["loop_lag_ms"], ["late"], "How late the event loop is", milliseconds, "DougDBFacadeSlow"],
+]);
+
 /** Graphs of shards: which figure, how it is shown, and the alert whose advice belongs to it. */
 const OF_SHARDS = /** @type {[string, string, (value: number) => string, string][]} */ ([
   ["commits", "Entries committed a second", rate, "DougDBNoLeader"],
@@ -55,8 +63,8 @@ export function GraphsView({ state, place }) {
   const first = Math.max(0, Number(place.query.get("from") ?? 0));
   const shown = all.slice(first, first + TOGETHER);
   const { found, error } = useHistory(shown.join(","));
-  const facade = (/** @type {string[]} */ names, /** @type {string[]} */ labels) => names.map((name, at) => ({ label: labels[at], values: found.facade[name] }));
-  const runbook = (/** @type {string} */ alert) => html`<span class="quiet runbook">alert: ${alert}, in docs/operations.md</span>`;
+  const runbook = (/** @type {string} */ alert) => html`<span class="quiet runbook">If it is not as it should be: <a href=${link(["runbook", alert])}>${alert}</a></span>`;
+  const everywhere = found?.source === "prometheus";
   const tools = all.length > TOGETHER && html`
     <button type="button" class="small" disabled=${first === 0} onClick=${() => go(link(["graphs"], { from: String(Math.max(0, first - TOGETHER)) }))}>Earlier shards</button>
     <button type="button" class="small" disabled=${first + TOGETHER >= all.length} onClick=${() => go(link(["graphs"], { from: String(first + TOGETHER) }))}>Later shards</button>`;
@@ -64,12 +72,13 @@ export function GraphsView({ state, place }) {
     <${Trouble} error=${error} />
     ${!found && !error && html`<p class="quiet">Loading…</p>`}
     ${found && html`
-      <${Card} title="This facade">
+      ${found.prometheus && !everywhere && html`<p class="warn-text" role="status">Prometheus does not answer. What is shown is what this facade keeps itself.</p>`}
+      <${Card} title=${everywhere ? "All facades" : "This facade"}>
         <div class="charts">
-          <${Chart} title="Requests of keys a second" times=${found.times} show=${rate} series=${facade(["requests", "errors"], ["requests", "errors (5xx)"])} />
-          <${Chart} title="Time to answer" times=${found.times} show=${milliseconds} series=${facade(["p50_ms", "p99_ms"], ["median", "99th percentile"])} />
-          <${Chart} title="Requests under way" times=${found.times} show=${count} series=${facade(["inflight"], ["under way"])} />
-          <${Chart} title="How late the event loop is" times=${found.times} show=${milliseconds} series=${facade(["loop_lag_ms"], ["late"])} />
+          ${OF_FACADES.map(([names, labels, title, show, alert]) => html`<div key=${title}>
+            <${Chart} title=${title} times=${found.times} show=${show} series=${names.map((name, at) => ({ label: labels[at], values: found.facade[name] }))} />
+            ${runbook(alert)}
+          </div>`)}
         </div>
       <//>
       <${Card} title=${all.length > TOGETHER ? `Shards ${shown[0]} to ${shown.at(-1)} of ${all.length}` : "Shards"} tools=${tools}>
@@ -80,6 +89,6 @@ export function GraphsView({ state, place }) {
             ${runbook(alert)}
           </div>`)}
         </div>
-        <p class="quiet">A sample every ${found.step_s} s, kept by this facade since it started. Prometheus has more: docs/metrics.md.</p>
+        <p class="quiet">A sample every ${found.step_s} s, ${everywhere ? "from Prometheus" : "kept by this facade since it started"}. What to do about each alert: <a href=${link(["runbook"])}>runbooks</a>.</p>
       <//>`}`;
 }

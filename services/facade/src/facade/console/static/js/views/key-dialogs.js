@@ -48,6 +48,17 @@ function named(key) {
   return "text" in key ? { key: key.text } : { key64: key.b64 };
 }
 
+/** @param {Value} value For how long it still is there, as a time to live; empty if it does not expire. */
+function lastsFor(value) {
+  return value.expiresAt ? `${Math.max(1, Date.parse(value.expiresAt) - Date.now())}ms` : "";
+}
+
+/** Writes a value to a key that is not there, with all that belongs to it. @param {Key} to @param {Value} value */
+function copy(to, value) {
+  const { contentType, contentEncoding } = value;
+  return writeValue(to, new Blob([/** @type {BlobPart} */ (value.raw)]), { contentType, contentEncoding, create: true, ttl: lastsFor(value) });
+}
+
 /**
  * Moves a value to another key: at once where one shard owns both, else the new key first and then the old one.
  * @param {Key} from @param {Key} to @param {Value} value
@@ -56,12 +67,12 @@ export async function rename(from, to, value) {
   const put = {
     op: "put",
     ...named(to),
-    value: toBase64(value.data),
+    value: toBase64(value.raw),
     encoding: "base64",
     content_type: value.contentType,
     ...(value.contentEncoding && { content_encoding: value.contentEncoding }),
   };
-  const lasts = value.expiresAt ? `${Math.max(1, Date.parse(value.expiresAt) - Date.now())}ms` : "";
+  const lasts = lastsFor(value);
   try {
     const done = await ask("POST", "/v1/txn", {
       compare: [{ ...named(from), revision: value.revision }, { ...named(to), absent: true }],
@@ -75,7 +86,7 @@ export async function rename(from, to, value) {
   } catch (error) {
     if (!(error instanceof Problem) || error.code !== "cross_shard") throw error;
   }
-  await writeValue(to, new Blob([/** @type {BlobPart} */ (value.data)]), { contentType: value.contentType, create: true, ttl: lasts });
+  await copy(to, value);
   await removeValue(from, value.revision);
   return "in two steps, since two shards own them";
 }
@@ -87,7 +98,7 @@ export function RenameKey({ name, value, onClose, onMoved }) {
   const move = async () => {
     const to = textKey(text);
     if (copies) {
-      await writeValue(to, new Blob([/** @type {BlobPart} */ (value.data)]), { contentType: value.contentType, create: true });
+      await copy(to, value);
       note(`Copied to ${shown(to)}.`, "good");
     } else {
       note(`Renamed to ${shown(to)}, ${await rename(name, to, value)}.`, "good");

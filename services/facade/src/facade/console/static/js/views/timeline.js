@@ -4,19 +4,24 @@
  */
 
 import { read } from "../lib/api.js";
-import { clock, duration, plural } from "../lib/format.js";
+import { clock, count, duration, plural } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
-import { html, useEffect, useMemo, useState } from "../lib/preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
 
 /** @typedef {{node: string, start_id: string, sequence: number, time_us: number, monotonic_us: number, term: number, name: string, details: Record<string, any>, count: number, last_time_us: number}} Event */
-/** @typedef {{shard: number, events: Event[], unreachable: string[], cut: boolean}} Events */
+/** @typedef {{shard?: number, shards?: (number | undefined)[], events: Event[], unreachable: string[], cut: boolean}} Events */
 
 const LOOK_MS = 2000;
 const ROW = 34;
 const LEFT = 110;
 const WIDTH = 1200;
 const LISTED = 200;
+/** So many shards are shown together. */
+const TOGETHER = 8;
+const ALL = "all";
+/** So many events are drawn at a time. */
+const DRAWN = 1000;
 const SPANS = [
   [60, "1 min"], [300, "5 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "1 d"],
 ];
@@ -26,7 +31,7 @@ const KINDS = /** @type {Record<string, {title: string, sign: string, pattern: R
   election: { title: "Elections and votes", sign: "◆", pattern: /candidate|vote/ },
   member: { title: "Members", sign: "▲", pattern: /member|removed|joined|admitted|learner|configuration/ },
   snapshot: { title: "Snapshots and log", sign: "■", pattern: /snapshot|restored|compacted|installed|checkpoint|backup/ },
-  stall: { title: "Stalls and disks", sign: "✕", pattern: /slow|stall|disk|malformed|lost|diverge|damage|full|fail/ },
+  stall: { title: "Stalls and disks", sign: "✕", pattern: /slow|fault|stall|disk|malformed|lost|diverge|damage|full|fail/ },
   process: { title: "Processes", sign: "●", pattern: /./ },
 });
 
@@ -35,16 +40,16 @@ export function kindOf(name) {
   return Object.keys(KINDS).find((kind) => KINDS[kind].pattern.test(name)) ?? "process";
 }
 
-/** @param {number} shard */
-function useEvents(shard) {
+/** @param {number[]} shards The events of all nodes of these shards, in the order of their time. */
+function useEvents(shards) {
   const [found, setFound] = useState(/** @type {Events | null} */ (null));
   const [error, setError] = useState(/** @type {unknown} */ (null));
   useEffect(() => {
     let ended = false;
     const look = () =>
       document.hidden ||
-      read(`/v1/console/events?shard=${shard}`).then(
-        (answer) => { if (!ended) { setFound(answer); setError(null); } },
+      Promise.all(shards.map((shard) => read(`/v1/console/events?shard=${shard}`))).then(
+        (answers) => { if (!ended) { setFound(merged(answers)); setError(null); } },
         (failed) => ended || setError(failed),
       );
     setFound(null);
@@ -54,8 +59,19 @@ function useEvents(shard) {
       ended = true;
       clearInterval(timer);
     };
-  }, [shard]);
+  }, [shards.join()]);
   return { found, error };
+}
+
+/** @param {Events[]} answers @returns {Events} */
+function merged(answers) {
+  const events = answers.flatMap((answer) => answer.events);
+  return {
+    shards: answers.map((answer) => answer.shard),
+    events: answers.length > 1 ? events.sort((one, other) => one.time_us - other.time_us) : events,
+    unreachable: answers.flatMap((answer) => answer.unreachable),
+    cut: answers.some((answer) => answer.cut),
+  };
 }
 
 /** @param {Event} event */
@@ -66,6 +82,12 @@ function detailsOf(event) {
 /** @param {{events: Event[], nodes: string[], from: number, to: number, chosen: Event | null, onChoose: (event: Event) => void, onZoom: (from: number, to: number) => void}} properties */
 function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
   const height = ROW * nodes.length + 26;
+  const drawn = useRef(/** @type {SVGElement | null} */ (null));
+  useEffect(() => {
+    // Where the screen is narrow, one begins with what is new.
+    const box = drawn.current?.closest(".scroll");
+    if (box) box.scrollLeft = box.scrollWidth;
+  }, []);
   const x = (/** @type {number} */ us) => LEFT + ((us - from) / (to - from)) * (WIDTH - LEFT - 15);
   const ticks = Array.from({ length: 7 }, (_, place) => (place === 6 ? to : from + ((to - from) * place) / 6));
   const wheel = (/** @type {WheelEvent} */ event) => {
@@ -76,7 +98,7 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
     const factor = event.deltaY > 0 ? 1.5 : 1 / 1.5;
     onZoom(at - (at - from) * factor, at + (to - at) * factor);
   };
-  return html`<svg class="axis" viewBox="0 0 ${WIDTH} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
+  return html`<svg ref=${drawn} class="axis" viewBox="0 0 ${WIDTH} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
     ${ticks.map((tick) => html`<g key=${tick}><line class="tick" x1=${x(tick)} y1="0" x2=${x(tick)} y2=${height - 20} /><text class=${tick === to ? "time last" : "time"} x=${x(tick)} y=${height - 5}>${clock(tick).slice(0, to - from < 60e6 ? 12 : 8)}</text></g>`)}
     ${nodes.map((node, row) => html`<g key=${node}><line class="lane" x1=${LEFT} x2=${WIDTH} y1=${row * ROW + ROW / 2} y2=${row * ROW + ROW / 2} /><text class="lane-name" x="0" y=${row * ROW + ROW / 2 + 5}>${node}</text></g>`)}
     ${events.map((event) => {
@@ -107,8 +129,11 @@ function Facts({ event, onClose }) {
 
 /** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
 export function TimelineView({ state, place }) {
-  const shard = Number(place.query.get("shard") ?? state.shards[0]?.id ?? 0);
-  const { found, error } = useEvents(shard);
+  const ids = state.shards.map((each) => each.id);
+  const wanted = place.query.get("shard") ?? (ids.length <= TOGETHER ? ALL : String(ids[0]));
+  const shards = wanted === ALL ? ids.slice(0, TOGETHER) : [Number(wanted)];
+  const named = wanted === ALL && ids.length > 1 ? "All shards" : `Shard ${shards[0] ?? 0}`;
+  const { found, error } = useEvents(shards);
   const [span, setSpan] = useState(900);
   const [window, setWindow] = useState(/** @type {{from: number, to: number} | null} */ (null));
   const [off, setOff] = useState(/** @type {string[]} */ ([]));
@@ -116,7 +141,7 @@ export function TimelineView({ state, place }) {
   const [chosen, setChosen] = useState(/** @type {Event | null} */ (null));
   const to = window?.to ?? state.time_us;
   const from = window?.from ?? to - span * 1e6;
-  const nodes = (state.shards.find((each) => each.id === shard)?.nodes ?? []).map((node) => node.id).sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+  const nodes = state.shards.filter((each) => shards.includes(each.id)).flatMap((each) => each.nodes).map((node) => node.id).sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
   const events = useMemo(
     () => (found?.events ?? []).filter((event) => !off.includes(kindOf(event.name)) && (text === "" || `${event.node} ${event.name} ${detailsOf(event)}`.includes(text))),
     [found, off, text],
@@ -124,8 +149,9 @@ export function TimelineView({ state, place }) {
   const seen = events.filter((event) => event.last_time_us >= from && event.time_us <= to && nodes.includes(event.node));
   const toggle = (/** @type {string} */ kind) => setOff(off.includes(kind) ? off.filter((each) => each !== kind) : [...off, kind]);
   const tools = html`
-    <label class="inline">Shard <select value=${String(shard)} onChange=${(/** @type {any} */ event) => go(link(["timeline"], { shard: event.target.value }))}>
-      ${state.shards.map((each) => html`<option key=${each.id} value=${String(each.id)}>${each.id}</option>`)}
+    <label class="inline">Shard <select value=${wanted} onChange=${(/** @type {any} */ event) => go(link(["timeline"], { shard: event.target.value }))}>
+      ${ids.length <= TOGETHER && html`<option value=${ALL}>all</option>`}
+      ${ids.map((each) => html`<option key=${each} value=${String(each)}>${each}</option>`)}
     </select></label>
     <label class="inline">Last <select value=${String(span)} onChange=${(/** @type {any} */ event) => { setSpan(Number(event.target.value)); setWindow(null); }}>
       ${SPANS.map(([seconds, name]) => html`<option key=${seconds} value=${String(seconds)}>${name}</option>`)}
@@ -135,17 +161,18 @@ export function TimelineView({ state, place }) {
     <button type="button" class="small" onClick=${() => setWindow({ from: from - (to - from) / 2, to: to - (to - from) / 2 })} aria-label="Earlier">‹</button>
     <button type="button" class="small" onClick=${() => setWindow(window === null ? null : { from: from + (to - from) / 2, to: to + (to - from) / 2 })} aria-label="Later" disabled=${window === null}>›</button>
     <button type="button" class="small" onClick=${() => setWindow(null)} disabled=${window === null}>Now</button>
-    <button type="button" class="small" onClick=${() => save(new Blob([JSON.stringify({ ...found, events: seen }, null, 2)], { type: "application/json" }), `shard-${shard}-events.json`)} disabled=${!found}>Export as JSON</button>
+    <button type="button" class="small" onClick=${() => save(new Blob([JSON.stringify({ ...found, events: seen }, null, 2)], { type: "application/json" }), `${wanted === ALL ? "all" : `shard-${shards[0]}`}-events.json`)} disabled=${!found}>Export as JSON</button>
   `;
   return html`<h1>Timeline</h1>
-    <${Card} title=${`Shard ${shard}: ${plural(seen.length, "event")} in ${duration((to - from) / 1000)}`} tools=${tools}>
+    <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${duration((to - from) / 1000)}`} tools=${tools}>
       <${Trouble} error=${error} />
       ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their events are missing: ${found.unreachable.join(", ")}.</p>` : null}
       <div class="row filters">
         ${Object.entries(KINDS).map(([kind, { title, sign }]) => html`<label key=${kind} class="inline mark-label ${kind}"><input type="checkbox" checked=${!off.includes(kind)} onChange=${() => toggle(kind)} /> <span aria-hidden="true">${sign}</span> ${title}</label>`)}
         <label class="inline">Contains <input type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
       </div>
-      <${Wide} label="The axis of time"><${Axis} events=${seen} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${(/** @type {number} */ first, /** @type {number} */ last) => setWindow({ from: first, to: last })} /><//>
+      ${seen.length > DRAWN && html`<p class="quiet">The axis shows the newest ${count(DRAWN)}: zoom in, or leave kinds out, to see the others.</p>`}
+      <${Wide} label="The axis of time"><${Axis} events=${seen.slice(-DRAWN)} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${(/** @type {number} */ first, /** @type {number} */ last) => setWindow({ from: first, to: last })} /><//>
     <//>
     ${chosen && html`<${Facts} event=${chosen} onClose=${() => setChosen(null)} />`}
     <${Card} title="Newest first">
@@ -162,6 +189,6 @@ export function TimelineView({ state, place }) {
         </table>
       <//>
       ${seen.length === 0 && html`<p class="quiet">${found ? "Nothing happened in this time." : "Asking the nodes…"}</p>`}
-      <${Command} text=${`dougctl timeline --shard ${shard} --since ${Math.ceil(span / 60)}m`} />
+      <${Command} text=${`dougctl timeline${wanted === ALL ? "" : ` --shard ${shards[0]}`} --since ${Math.ceil(span / 60)}m`} />
     <//>`;
 }

@@ -3,17 +3,17 @@
  * @module
  */
 
-import { ask, curl, ownHeaders } from "../lib/api.js";
-import { milliseconds } from "../lib/format.js";
+import { ask, curl, keepSeen, ownHeaders, seenHeaders } from "../lib/api.js";
+import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
 import { html, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
-import { Act, Card, Command, Role, Trouble, Wide } from "../lib/ui.js";
-import { leaderOf } from "./cluster.js";
+import { Act, Card, Command, note, Role, Trouble, Wide } from "../lib/ui.js";
+import { heardOf, leaderOf } from "./cluster.js";
 import { Changes, useChanges } from "./changes.js";
 
-/** @typedef {{label: string, method: string, path: string, headers?: Record<string, string>, body?: string, note: string}} Request */
+/** @typedef {{label: string, method: string, path: string, headers?: Record<string, string>, body?: string, session?: boolean, note: string}} Request */
 /** @typedef {{status: number, headers: [string, string][], body: string, tookMs: number}} Answer */
 
 const SHOWN = [
@@ -37,10 +37,11 @@ const STEPS = [
   },
   {
     title: "Read what is new enough for you",
-    text: "A linearizable read asks the leader to confirm that it still leads. An eventual one is answered by any replica from what it has applied: send it some times, and look at Doug-Served-By.",
+    text: "A linearizable read asks the leader to confirm that it still leads. A read in a session sees at least what this page has read and written. An eventual one is answered by any replica from what it has applied: send it some times, and look at Doug-Served-By.",
     requests: [
       { label: "Linearizable", method: "GET", path: "/v1/kv/try/hello?consistency=linearizable", note: "Answered by the leader, or by a follower that asked it." },
       { label: "At most 2 s old", method: "GET", path: "/v1/kv/try/hello?consistency=bounded&max_staleness=2s", note: "Answered by any replica that can prove it." },
+      { label: "In my session", method: "GET", path: "/v1/kv/try/hello?consistency=session", session: true, note: "Answered by any replica that has what this page has read and written, as Doug-Session says." },
       { label: "Eventual", method: "GET", path: "/v1/kv/try/hello?consistency=eventual", note: "Answered by any replica." },
     ],
   },
@@ -71,15 +72,21 @@ const STEPS = [
   },
 ];
 
+/** @param {Request} request @returns {Record<string, string>} */
+function headersOf(request) {
+  return { ...request.headers, ...(request.session && seenHeaders()) };
+}
+
 /** @param {Request} request @returns {Promise<Answer>} */
 async function run(request) {
   const started = performance.now();
   const response = await fetch(request.path, {
     method: request.method,
-    headers: { ...ownHeaders(), ...request.headers },
+    headers: { ...ownHeaders(), ...headersOf(request) },
     body: request.body,
     cache: "no-store",
   });
+  keepSeen(response);
   const body = await response.text();
   const headers = SHOWN.flatMap((name) => {
     const value = response.headers.get(name);
@@ -115,7 +122,7 @@ function Step({ title, text, requests, number }) {
   return html`<${Card} title=${`${number}. ${title}`}>
     <p>${text}</p>
     <div class="row">${requests.map((request) => html`<button key=${request.label} type="button" onClick=${() => press(request)}>${request.label}</button>`)}</div>
-    <${Command} text=${curl(chosen.method, chosen.path, chosen.headers, chosen.body)} />
+    <${Command} text=${curl(chosen.method, chosen.path, headersOf(chosen), chosen.body)} />
     <p class="quiet">${chosen.note}</p>
     ${error && html`<div class="trouble" role="alert"><p>${error}</p></div>`}
     ${answer && html`<${Answered} answer=${answer} />`}
@@ -133,6 +140,15 @@ function WatchStep() {
   <//>`;
 }
 
+/** What can be done to a node: the wish, its button, and what is told once it is done. */
+const FAULTS = /** @type {[string, string, string][]} */ ([
+  ["kill", "Kill", "is killed, and will be started again in a second."],
+  ["pause", "Pause", "stands still for a minute, as a machine that hangs."],
+  ["cut", "Cut off", "is cut off from the other nodes for a minute; clients still reach it."],
+  ["slow", "Slow disk", "waits 0.4 s longer for its disk at each sync, for a minute."],
+  ["resume", "Go on", "goes on without faults."],
+]);
+
 /**
  * What the supervisor of `dougctl dev` does to nodes; nothing of it is there elsewhere.
  * @param {{shard: import("../lib/live.js").ShardState}} properties
@@ -147,21 +163,34 @@ function Faults({ shard }) {
     setError(null);
     try {
       await ask("POST", "/v1/console/faults", { node, do: wish });
+      note(`${node} ${FAULTS.find(([each]) => each === wish)?.[2]}`);
     } catch (failed) {
       setError(failed);
     }
     setBusy(false);
   };
   return html`<div class="faults">
-    ${leader && html`<${Act} class="danger" why=${why} onClick=${() => act(leader.id, "kill")}>Kill the leader, ${leader.id}<//>`}
+    <div class="row">
+      ${leader && html`<${Act} class="danger" why=${why} onClick=${() => act(leader.id, "kill")}>Kill the leader, ${leader.id}<//>
+        <${Act} class="" why=${why} onClick=${() => act(leader.id, "cut")}>Cut the leader off<//>
+        <${Act} class="" why=${why} onClick=${() => act(leader.id, "slow")}>Slow the leader's disk<//>`}
+    </div>
     <${Wide} label="What to do to nodes">
-      <table><tbody>
-        ${shard.nodes.map((node) => html`<tr key=${node.id}>
-          <th scope="row">${node.id}</th><td><${Role} role=${node.role} /></td>
-          <td><div class="row">${[["kill", "Kill"], ["pause", "Pause for a minute"], ["resume", "Go on"]].map(([wish, label]) => html`
-            <${Act} key=${wish} why=${why} onClick=${() => busy || act(node.id, wish)}>${label}<span class="hidden">: ${node.id}</span><//>`)}</div></td>
-        </tr>`)}
-      </tbody></table>
+      <table>
+        <thead><tr><th scope="col">Node</th><th scope="col">Role</th><th scope="col" class="number">Term</th>
+          <th scope="col" class="number" title="Since the leader and this node last heard one another">Heard</th>
+          <th scope="col" class="number" title="Mean time to sync the log">fsync</th><th scope="col">Do to it</th></tr></thead>
+        <tbody>
+          ${shard.nodes.map((node) => html`<tr key=${node.id} class=${node.role}>
+            <th scope="row">${node.id}</th><td><${Role} role=${node.role} /></td>
+            <td class="number">${count(node.term)}</td>
+            <td class="number">${milliseconds(heardOf(shard, node))}</td>
+            <td class="number">${milliseconds(node.sync_ms)}</td>
+            <td><div class="row tight">${FAULTS.map(([wish, label]) => html`
+              <${Act} key=${wish} why=${why} onClick=${() => busy || act(node.id, wish)}>${label}<span class="hidden">: ${node.id}</span><//>`)}</div></td>
+          </tr>`)}
+        </tbody>
+      </table>
     <//>
     <${Trouble} error=${error} />
   </div>`;
@@ -176,9 +205,11 @@ export function TryView({ state }) {
     <div class="steps">
       ${STEPS.map((step, place) => html`<${Step} key=${step.title} ...${step} number=${place + 1} />`)}
       <${WatchStep} />
-      <${Card} title=${`${STEPS.length + 2}. Lose a leader`}>
+      <${Card} title=${`${STEPS.length + 2}. Lose a leader`} class="whole">
         <p>Move leadership of <a href=${link(["shard", String(shard?.id ?? 0)])}>shard ${shard?.id ?? 0}</a> on its page: no request fails for it. Where you run it yourself (<code>make run</code>), kill the leader: another node leads within a second, and the killed one comes back.</p>
-        ${shard && state.facade.faults && html`<${Faults} shard=${shard} />`}
+        ${shard && state.facade.faults && html`
+          <p>Cut the leader off: it gives up, because it hears no majority, and the others elect one of them. Read and write meanwhile, then let it go on: it follows, in the newer term. Two nodes of five can be cut off at once; with the third no write is acknowledged any more, and none is lost.</p>
+          <${Faults} shard=${shard} />`}
         ${leader && html`<${Command} text=${`kill -9 $(cat data/run/${leader.id}.pid)`} />`}
         <p>Then see in the <a href=${link(["timeline"], { shard: String(shard?.id ?? 0) })}>timeline</a> what each node did and why: who asked for votes, who gave them, and who refused.</p>
       <//>

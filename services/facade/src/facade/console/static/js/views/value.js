@@ -9,7 +9,7 @@ import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { Act, Card, Command, Copy, Download, Trouble } from "../lib/ui.js";
-import { CONSISTENCIES, readPath, readValue } from "../lib/values.js";
+import { CONSISTENCIES, readHeaders, readPath, readValue } from "../lib/values.js";
 import { DeleteKey, RenameKey } from "./key-dialogs.js";
 import { ValueEditor } from "./value-editor.js";
 import { bestShape, HexShape, ImageShape, JsonShape, TextShape } from "./value-shapes.js";
@@ -87,7 +87,7 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
       <${View} value=${value} />`}
     ${value && mode === "edit" && html`<${ValueEditor} name=${name} value=${value} onDone=${() => { setMode(""); again(); }} onClose=${() => setMode("")} />`}
     ${value && html`<${Receipt} receipt=${value.receipt} />`}
-    <${Command} text=${curl("GET", readPath(name, consistency))} />
+    <${Command} text=${curl("GET", readPath(name, consistency), readHeaders(consistency))} />
     ${value && mode === "rename" && html`<${RenameKey} name=${name} value=${value} onClose=${() => setMode("")} onMoved=${onMoved} />`}
     ${value && mode === "delete" && html`<${DeleteKey} name=${name} value=${value} onClose=${() => setMode("")} onGone=${() => onMoved(null)} />`}
   <//>`;
@@ -97,7 +97,7 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
 function Facts({ value }) {
   const facts = [
     ["Revision", value.revision],
-    ["Size", bytes(value.data.length)],
+    ["Size", value.raw.length === value.data.length ? bytes(value.raw.length) : `${bytes(value.raw.length)}, unpacked ${bytes(value.data.length)}`],
     ["Content type", value.contentType],
     ...(value.contentEncoding ? [["Encoding", value.contentEncoding]] : []),
     ["Expires", value.expiresAt ?? "never"],

@@ -1,0 +1,202 @@
+"""The console while nodes die, are cut off, stand still or elect a leader, in a real browser over real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.cluster import Cluster, wait_for
+from integration.browser.conftest import put
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def test_leadership_is_moved_and_told(tab: Callable[..., Any], cluster: Cluster) -> None:
+    before = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("#/shard/0")
+    page.click("button:has-text('Make leader') >> nth=0")
+    page.click("dialog button:text-is('Move leadership')")
+    page.wait_for_selector(".note >> text=leads shard 0")
+
+    def moved() -> bool:
+        leader = cluster.leader("0")
+        return leader is not None and leader.id != before
+
+    wait_for(moved, 60.0, "another node leads; what the facade says may be half a second old")
+    opened.check()
+
+
+@pytest.fixture
+def stopped(cluster: Cluster) -> Iterator[Callable[[str], None]]:
+    """Stops nodes, so that they are there and do not answer; lets them go on behind the test."""
+    found = []
+
+    def stop(name: str) -> None:
+        process = cluster.member(name)
+        process.send_signal(signal.SIGSTOP)
+        found.append(process)
+
+    yield stop
+    for process in found:
+        process.send_signal(signal.SIGCONT)
+    cluster.await_leader("0", 30.0)
+
+
+def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    leader = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector("text=live")
+    cluster.kill(leader)
+    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
+    page.screenshot(path=pictures / "leader-killed.png")
+    page = opened.show("#/timeline?shard=0")
+    page.wait_for_selector("table >> text=became_leader >> nth=0")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    opened.check()
+
+
+def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    before = cluster.await_leader("0").id
+    opened = tab()
+    page = opened.show("#/try")
+    page.click(f"button:has-text('Kill the leader, {before}')")
+    page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
+    page.screenshot(path=pictures / "try-killed.png")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower" and view.id != before)
+    row = page.locator(f".faults tr:has-text('{follower}')")
+    row.locator("button:has-text('Pause')").click()
+    page.wait_for_selector(f".faults tr:has-text('{follower}') >> .unreachable")
+    row.locator("button:has-text('Go on')").click()
+    page.wait_for_selector(f".faults tr:has-text('{follower}') >> :is(.follower, .leader)")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    opened.check()
+
+
+def test_a_leader_is_cut_off_and_a_disk_made_slow_by_buttons(
+    tab: Callable[..., Any], cluster: Cluster, pictures: Path
+) -> None:
+    before = cluster.await_leader("0").id
+    put(cluster, "before/the cut", b"v")
+    opened = tab()
+    page = opened.show("#/try")
+    page.click("button:has-text('Cut the leader off')")
+    page.wait_for_selector(f".note >> text={before} is cut off from the other nodes")
+    row = f".faults tr:has-text('{before}')"
+    page.wait_for_selector(f"{row} >> :is(.pre-candidate, .follower)")
+    page.wait_for_selector(".faults tbody .leader")
+    page.screenshot(path=pictures / "try-cut-off.png", full_page=True)
+    after = cluster.await_leader("0").id
+    assert after != before, "who is cut off cannot lead"
+    put(cluster, "during/the cut", b"v")
+    page.locator(row).locator("button:has-text('Go on')").click()
+    page.wait_for_selector(f"{row} >> .follower")
+    page.click('button:has-text("Slow the leader\'s disk")')
+    page.wait_for_selector(".note >> text=waits 0.4 s longer for its disk")
+    put(cluster, "with/a slow disk", b"v")
+    page = opened.show("#/timeline?shard=0")
+    for event in ("fault_began", "fault_ended", "slow_disk"):
+        page.wait_for_selector(f"table >> text={event} >> nth=0")
+    page.screenshot(path=pictures / "timeline-faults.png", full_page=True)
+    page = opened.show("#/try")
+    for button in page.locator(".faults button:has-text('Go on')").all():
+        button.click()
+    page.wait_for_selector(".note >> text=goes on without faults >> nth=-1")
+    wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    opened.check()
+
+
+def test_graphs_lead_to_runbooks_and_say_where_they_come_from(tab: Callable[..., Any], pictures: Path) -> None:
+    opened = tab()
+    page = opened.show("#/graphs")
+    page.wait_for_selector("h2:text-is('This facade')")
+    page.click("a:text-is('DougDBFsyncSlow')")
+    page.wait_for_selector("h1:has-text('DougDBFsyncSlow')")
+    page.click("a:text-is('Runbooks')")
+    page.wait_for_selector("a:text-is('DougDBNoLeader')")
+    assert page.locator(".runbooks li").count() > 20
+
+    def from_prometheus(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"source": source, "prometheus": True})
+
+    page.route("**/v1/console/history?*", from_prometheus)
+    source = "prometheus"
+    opened.show("#/graphs").wait_for_selector("h2:text-is('All facades')")
+    page.screenshot(path=pictures / "graphs-prometheus.png", full_page=True)
+    source = "facade"
+    page.wait_for_selector("text=Prometheus does not answer.")
+    page.screenshot(path=pictures / "graphs-prometheus-away.png")
+    opened.check()
+
+
+def test_the_timeline_is_of_all_nodes_or_of_one_shard(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("#/timeline")
+    page.select_option("label:has-text('Last') select", "86400")
+    page.wait_for_selector("table >> text=became_leader >> nth=0")
+    assert page.locator(".axis .lane-name").count() == len(cluster.node_ids)
+    with page.expect_download() as told:
+        page.click("button:text-is('Export as JSON')")
+    exported = json.loads(Path(told.value.path()).read_text())
+    assert {event["node"] for event in exported["events"]} == set(cluster.node_ids)
+    page.dispatch_event(".axis .mark >> nth=0", "click")
+    page.wait_for_selector("h2:text-is('Facts')")
+    page.select_option("label:has-text('Shard') select", "1")
+    page.wait_for_selector("h2:has-text('Shard 1:')")
+    page.wait_for_selector("code >> text=dougctl timeline --shard 1")
+    opened.check()
+
+
+def test_a_shard_without_a_quorum_is_seen(
+    tab: Callable[..., Any], cluster: Cluster, stopped: Callable[[str], None], pictures: Path
+) -> None:
+    opened = tab()
+    page = opened.show("#/shard/0")
+    page.wait_for_selector("text=healthy")
+    for name in ("shard-0-0", "shard-0-1"):
+        stopped(name)
+    page.wait_for_selector(".figures >> text=no quorum")
+    page.screenshot(path=pictures / "no-quorum.png")
+    page = opened.show("#/keys")
+    page.wait_for_selector(".trouble >> text=/503|504/")
+    page.screenshot(path=pictures / "no-quorum-keys.png")
+    opened.check("503 /v1/kv", "504 /v1/kv", "503 /v1/shards/0/members", "504 /v1/shards/0/members")
+
+
+def test_a_facade_that_was_started_anew_is_found_again(
+    tab: Callable[..., Any], cluster: Cluster, pictures: Path
+) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector(".connection.live")
+    cluster.kill("facade")
+    page.wait_for_selector(".connection.lost")
+    page.wait_for_selector("text=What is shown is what was known last.")
+    page.screenshot(path=pictures / "facade-lost.png")
+    page.wait_for_selector(".connection.live", timeout=30_000)
+    page.wait_for_selector("text=healthy", timeout=30_000)
+    assert {host for host in opened.hosts if host} == {cluster.url.removeprefix("http://")}
+
+
+def test_nobody_is_asked_while_nobody_looks(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector(".connection.live")
+
+    def watchers() -> int:
+        return int(json.loads(cluster.request("GET", "/v1/console/state").body)["facade"]["consoles"])
+
+    wait_for(lambda: watchers() == 1, 60.0, "the console looks")
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    page.evaluate(hide % "true" + "document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: watchers() == 0, 60.0, "the console looks no more")
+    page.evaluate(hide % "false" + "document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: watchers() == 1, 60.0, "the console looks again")
+    opened.check()
