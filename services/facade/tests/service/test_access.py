@@ -472,6 +472,24 @@ async def test_the_audit_log_tells_who_and_what_and_no_secret(clients: Clients, 
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("clients", ["sockets"], indirect=True)
+async def test_the_audit_log_tells_of_foreign_pages_and_names(clients: Clients, tmp_path: Path) -> None:
+    foreign = {"origin": "https://evil.example", "x-request-id": "theirs"}
+    members = await clients.send(BOOTSTRAP, "POST", "/v1/shards/0/members", {}, **foreign)
+    faults = await clients.send(BOOTSTRAP, "POST", "/v1/console/faults", {}, **foreign)
+    rebound = await clients.send(BOOTSTRAP, "GET", "/v1/kv/a", None, host="evil.example")
+    assert [answer.status_code for answer in (members, faults, rebound)] == [403, 403, 421]
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    told = [(line["event"], line["path"], line["outcome"], line["method"], line["address"]) for line in lines]
+    assert told == [
+        ("refused", "/v1/shards/0/members", "cross_origin", "POST", "127.0.0.1"),
+        ("refused", "/v1/console/faults", "cross_origin", "POST", "127.0.0.1"),
+        ("refused", "/v1/kv/a", "unknown_host", "GET", "127.0.0.1"),
+    ]
+    assert [line["request_id"] for line in lines][:2] == ["theirs"] * 2
+    assert BOOTSTRAP not in json.dumps(lines)
+
+
 async def test_faults_of_the_console_are_in_the_audit_log_as_all_that_operators_do(
     clients: Clients, tmp_path: Path
 ) -> None:

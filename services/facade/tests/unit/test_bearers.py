@@ -88,6 +88,22 @@ async def test_no_other_token_counts(bearers: Bearers) -> None:
             bearers.judge(each)
 
 
+async def test_the_refusal_says_why_and_repeats_nothing_of_the_token(bearers: Bearers) -> None:
+    now_s = int(time.time())
+    for each, why in (
+        (token(exp=now_s - 3600), "it has expired"),
+        (token(nbf=now_s + 3600), "its time has not come"),
+        (token(aud="secret-audience"), "it is meant for another audience"),
+        (token(iss="https://secret-issuer"), "another issuer has made it"),
+        (token(exp=None), "a claim is missing: exp, iss, aud, or the one that names the principal"),
+        (token()[:-8] + "AAAAAAAA", "its signature is wrong"),
+        (token(iat="secret-time"), "its content is not that of a JWT"),
+    ):
+        with pytest.raises(BearerError) as refused:
+            bearers.judge(each)
+        assert str(refused.value) == why
+
+
 async def test_a_key_that_leaves_the_set_counts_no_more(bearers: Bearers, tmp_path: Path) -> None:
     changes: list[int] = []
     bearers.on_change = lambda: changes.append(1)

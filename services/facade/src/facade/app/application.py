@@ -24,7 +24,7 @@ from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
 from facade.client.router import Router
 from facade.console.app import Console
-from facade.errors import ProblemError, UnauthenticatedError, UnexpectedError
+from facade.errors import BadRequestError, ProblemError, UnauthenticatedError, UnexpectedError
 from facade.routes import auth, docs, health, limits, openapi, problem
 from facade.routes.batch import BatchApp
 from facade.routes.body import Receive
@@ -93,6 +93,7 @@ class Application:
         self._origins = Origins(settings.cors_origins)
         self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
+        self.front.audit = None if gate is None else gate.audit
         self.hot = HotLane(router, metrics, self.front, gate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +115,7 @@ class Application:
             send = self._origins.sharing(scope["headers"], send)
         self._metrics.inflight += 1
         try:
-            self._origins.check(method, raw_path, scope["headers"])
+            self._check_origin(scope)
             self._admit(scope)
             self._count(raw_path, scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
@@ -132,6 +133,14 @@ class Application:
             await refusal(error)(scope, receive, send)
         finally:
             self._metrics.inflight -= 1
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuses what a foreign page may have had sent; raises what ``Origins.check`` does."""
+        try:
+            self._origins.check(scope["method"], scope["raw_path"], scope["headers"])
+        except BadRequestError as error:
+            self.front.turned_away(scope, error)
+            raise
 
     def _admit(self, scope: Scope) -> None:
         """Has the gate let a request in, and counts it if its sender is a stranger; raises what ``Gate.admit`` does.
@@ -164,7 +173,7 @@ class Application:
     async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
         try:
-            self._origins.check(method, scope["raw_path"], scope["headers"])
+            self._check_origin(scope)
             self._admit(scope)
         except ProblemError as error:
             method = method if method in METHODS else "other"

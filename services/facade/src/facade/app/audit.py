@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, BinaryIO
 from urllib.parse import quote_from_bytes
 
 import orjson
@@ -23,14 +23,16 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from doug_wire.auth.grants import KeyRange, Target, Verb
-from facade.client.access import Caller
-from facade.errors import SettingsError
+from facade.client.access import NOBODY, Caller
+from facade.errors import ProblemError, SettingsError
+from facade.routes.raw import request_id_of
 from facade.settings import PREFIX
 
 LINES_PER_S = 100.0
 BURST = 1000.0
 EVENTS = ("refused", "admin", "auth", "session")
 KEY_CHARACTERS_MAX = 256
+METHOD_CHARACTERS_MAX = 32
 
 log = structlog.get_logger()
 
@@ -100,6 +102,15 @@ class Audit:
         """Notes that a request was refused because its sender is not known."""
         self._tell("refused", caller, {"outcome": "unauthenticated", "reason": reason})
 
+    def turned_away(self, scope: MutableMapping[str, Any], error: ProblemError) -> None:
+        """Notes that a request was refused before anybody asked who sent it: for its host, or the page behind it."""
+        address = scope["client"][0] if scope.get("client") else ""
+        caller = NOBODY._replace(
+            request_id=request_id_of(scope).decode(), address=address, method=scope["method"][:METHOD_CHARACTERS_MAX]
+        )
+        fields = {"path": _shown(scope["raw_path"]), "outcome": error.code, "reason": error.detail}
+        self._tell("refused", caller, fields)
+
     def acted(self, caller: Caller, path: str, status: int) -> None:
         """Notes what an operator did, or tried to do."""
         self._tell("admin", caller, {"path": path[:KEY_CHARACTERS_MAX], "outcome": str(status)})
@@ -117,7 +128,7 @@ class Audit:
         if self._file is not None:
             self._file.close()
 
-    def _tell(self, event: str, caller: Caller, fields: dict[str, object]) -> None:
+    def _tell(self, event: str, caller: Caller, fields: Mapping[str, object]) -> None:
         now_s = self._clock()
         room = self._rooms[event]
         if not room.take(now_s):

@@ -53,6 +53,21 @@ class BearerError(Exception):
     """A JWT does not count. The message says why, and holds nothing of the token."""
 
 
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (jwt.ExpiredSignatureError, "it has expired"),
+    (jwt.ImmatureSignatureError, "its time has not come"),
+    (jwt.InvalidAudienceError, "it is meant for another audience"),
+    (jwt.InvalidIssuerError, "another issuer has made it"),
+    (jwt.MissingRequiredClaimError, "a claim is missing: exp, iss, aud, or the one that names the principal"),
+    (jwt.InvalidSignatureError, "its signature is wrong"),
+)
+
+
+def _reason(error: Exception) -> str:
+    """Why a JWT does not count: never in the library's words, which may repeat what the JWT says."""
+    return next((words for kind, words in _REASONS if isinstance(error, kind)), "its content is not that of a JWT")
+
+
 class Bearer(NamedTuple):
     """The owner of a JWT.
 
@@ -140,7 +155,7 @@ class Bearers:
                 options={"require": ["exp", "iss", "aud", self._claim], "verify_sub": self._claim == "sub"},
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise BearerError(f"it does not count: {type(error).__name__}") from None
+            raise BearerError(_reason(error)) from None
         return self._bearer(claims, found.mark)
 
     def counts(self, mark: str) -> bool:

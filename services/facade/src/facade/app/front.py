@@ -5,18 +5,19 @@ Must not know routes. It is made once and handed to every connection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import structlog
 
 from doug_wire import descriptors
+from facade.app.audit import Audit
 from facade.app.hosts import Hosts
 from facade.app.progress import Account
 from facade.app.quotas import Quotas
 from facade.app.reserve import Reserve, check
 from facade.client.metrics import Metrics
-from facade.errors import NotAppliedError
+from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.settings import Settings
 
 MANY = 0.8
@@ -38,6 +39,7 @@ class Front:
         connections_max: How many connections there may be.
         connections_refused: How many connections were refused.
         reserve: The connections beyond them, which probes and operators find.
+        audit: The audit log; None while clients need not say who they are.
         timed: Whether answers say how their time was spent.
     """
 
@@ -51,6 +53,7 @@ class Front:
         self.connections_max = descriptors.connections_max(self.descriptors_max, settings.connections_max)
         self.connections_refused = 0
         self.reserve = Reserve()
+        self.audit: Audit | None = None
         self.head_timeout_s = settings.head_timeout_ms / 1000
         self.timed = settings.server_timing_enabled
         self.write_timeout_s = settings.write_timeout_ms / 1000
@@ -80,12 +83,30 @@ class Front:
         elif used < FEW * limit:
             self._told.discard(what)
 
-    def check_guest(self, scope: Mapping[str, Any]) -> None:
-        """Refuses a request that came by a connection beyond the limit, and has no reserve.
+    def turned_away(self, scope: MutableMapping[str, Any], error: ProblemError) -> None:
+        """Tells the audit log, if there is one, of a request that was refused whoever sent it."""
+        if self.audit is not None:
+            self.audit.turned_away(scope, error)
+
+    def check(self, scope: MutableMapping[str, Any], hosts: Sequence[bytes], *, guest: bool) -> None:
+        """Refuses a request for another host, and one that came beyond the limit of connections and has no reserve.
+
+        Args:
+            scope: The request.
+            hosts: The hosts that it names.
+            guest: Whether its connection is beyond the limit.
 
         Raises:
+            BadRequestError: 421; a host is not this facade's.
             NotAppliedError: The request is neither a probe nor a short one of operators.
         """
+        try:
+            self.hosts.check(hosts)
+        except BadRequestError as error:
+            self.turned_away(scope, error)
+            raise
+        if not guest:
+            return
         try:
             check(scope)
         except NotAppliedError:

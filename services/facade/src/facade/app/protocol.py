@@ -344,9 +344,9 @@ class LimitedProtocol(HttpToolsProtocol):
         }
         try:
             heads.check(version, self.headers)
-            self._front.hosts.check([*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))])
-            if self._is_guest:
-                self._front.check_guest(self.scope)
+            hosts = [*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))]
+            scope: Any = self.scope  # uvicorn's types of scopes are narrower.
+            self._front.check(scope, hosts, guest=self._is_guest)
         except (BadRequestError, NotAppliedError) as error:
             return error
         return None

@@ -279,7 +279,7 @@ class _Users:
 
         def add(document: Document) -> Document:
             if first and document != EMPTY:
-                raise TakenError("there are roles, users or tokens already")
+                raise TakenError("there are roles, users or tokens already; make one more token, with the role admin")
             return document.with_token(wanted.name, record)
 
         await self.change(add, "token created", wanted.name)
