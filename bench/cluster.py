@@ -253,7 +253,7 @@ class Cluster:
         if f":{self.port}".encode() not in self.output.read_bytes()[printed_before:]:
             return False
         try:
-            ready = fetch(self.port, "GET", "/readyz", timeout_s=2).status == 200
+            ready = self.request("GET", "/readyz", timeout_s=2).status == 200
         except HttpError:
             return False
         return ready and all(self._seen(partial(self.leader, shard)) is not None for shard in self.shard_ids())

@@ -40,7 +40,7 @@ def new_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
     def make(**options: Any) -> Cluster:
         folder = options.pop("folder", None) or tmp_path_factory.mktemp("cluster")
-        cluster = Cluster(folder, **options)
+        cluster: Cluster = options.pop("kind", Cluster)(folder, **options)
         made.append(cluster)
         LIVE.append(cluster)
         return cluster

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cluster import Cluster
+from bench.cluster import Cluster, wait_for
 
 from dougdb import DougClient, Increment, OutcomeUnknownError, Put
 
@@ -229,3 +229,18 @@ def test_a_watch_tells_every_change_once_through_kills_of_its_facade(cluster: Cl
         value = client.wait_for("seen/waited", lambda value: value is not None and value.data == b"yes", timeout_s=60)
         later.join()
         assert value is not None
+
+
+@pytest.mark.slow
+def test_verify_causes_the_faults_that_it_is_asked_for(cluster: Cluster) -> None:
+    """The first one comes only when every node answers, so on a busy machine it may take more than one run."""
+
+    def disturbed() -> bool:
+        done = dougctl(cluster, "verify", "--duration", "8s", "--faults", "kill,pause", "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["good"] and set(found["faults"]) == {"kill", "pause"}
+        return bool(sum(found["faults"].values()))
+
+    wait_for(disturbed, 180, "a fault to be caused")
+    cluster.await_all_equal()

@@ -21,6 +21,8 @@ from dougdb.verify.load import TIMEOUT_S, Driver, Load
 from dougdb.verify.picture import svg_of, text_of
 
 PREFIX = "__dougctl_verify/"
+BARS_WIDTH = 24
+"""With it most lines of a failing history fit 80 columns."""
 
 
 @remote
@@ -70,9 +72,9 @@ def verify(
     if failing and svg is not None:
         svg.write_text(svg_of(failing, "not linearizable"))
     if as_json:
-        print_json(_document(load, caused, verdict, text_of(failing)))
+        print_json(_document(load, caused, verdict, text_of(failing, BARS_WIDTH)))
     else:
-        _show(load, caused, verdict, text_of(failing))
+        _show(load, caused, verdict, text_of(failing, BARS_WIDTH))
     if failing or load.violations:
         raise typer.Exit(ExitCode.FAILURE)
 
