@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tools import look_again
-from tools.look_again import FAILED_MAX, LOOKS, Failure, main, run_pytest, why_not
+from tools.look_again import FAILED_MAX, LOOKS, Failure, Notes, main, run_pytest, why_not
 
 GAP = Failure("tests/a.py::test_gap", ["integration", "test_gap"], "AssertionError: assert 0 == 1")
 LOSS = Failure("tests/a.py::test_loss", ["integration", "safety"], "AssertionError: a write is lost")
@@ -78,6 +79,34 @@ def test_a_defect_is_never_looked_at_again(failures: list[Failure], reason: str)
 @pytest.mark.parametrize("message", [LATE.message, "TimeoutError", "Failed: Timeout (>60.0s) from pytest-timeout."])
 def test_a_limit_of_time_is_no_loss(message: str) -> None:
     assert not why_not([LOSS._replace(message=message)])
+
+
+def test_a_process_that_ended_by_itself_is_more_than_a_limit_of_time() -> None:
+    ended = "shard-0-1 died (exit code 3"
+    assert ended in why_not([LATE._replace(ended=ended)])
+    assert not why_not([GAP._replace(ended=ended)])
+
+
+@pytest.mark.parametrize(
+    ("section", "ended"),
+    [
+        (
+            "dev: shard-0-1 died (exit code 3: a table is damaged); starting it again in 1 s",
+            "shard-0-1 died (exit code 3",
+        ),
+        ("shard-0-1 refuses to start: the log is damaged; starting", "shard-0-1 refuses to start"),
+        ("shard-0-1 died (killed by SIGKILL); starting it again in 0 s", ""),
+        ("shard-0-1 leads", ""),
+    ],
+)
+def test_what_a_cluster_says_of_its_processes_is_noted(section: str, ended: str, tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "failures.json")
+    sections = [("the end of every log", f"before\n{section}\nbehind")]
+    notes.pytest_runtest_logreport(
+        pytest.TestReport("a", ("a", 1, "a"), {"safety": 1}, "failed", "TooLate", "call", sections)
+    )
+    notes.pytest_sessionfinish()
+    assert json.loads((tmp_path / "failures.json").read_text()) == [["a", ["safety"], "", ended]]
 
 
 @pytest.mark.seconds

@@ -10,7 +10,9 @@ What is never looked at again:
 * a test without the marker ``integration`` or ``seconds`` that is not in a folder ``service``, whose tests speak over
   real sockets. It has no machine to blame; its failure is a defect;
 * a test with the marker ``safety``, unless a limit of time ended it (``KINDS_OF_TIME``). Such a test checks that
-  nothing is lost, invented or out of order. One loss in a thousand runs is a loss;
+  nothing is lost, invented or out of order. One loss in a thousand runs is a loss. A limit of time is none either if a
+  process of a cluster ended by itself, or refused to start (``ENDED``): a node that cannot read its disk any more comes
+  too late, too;
 * more than ``FAILED_MAX`` failures in one run. So many are no coincidence;
 * a run that was interrupted, or that could not collect its tests.
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +41,8 @@ WITH_A_MACHINE = frozenset({"integration", "seconds"})
 SERVICE = "/tests/service/"
 SAFETY = "safety"
 KINDS_OF_TIME = frozenset({"TooLate", "ClusterTooLate", "TimeoutError", "Timeout"})
+ENDED = re.compile(r"\S+ (?:died \(exit code \d+|refuses to start)")
+"""What ``dougctl dev`` says of a process that nobody killed."""
 FILE = "LOOK_AGAIN_FILE"
 TESTS_FAILED = 1
 
@@ -51,6 +56,8 @@ class Failure(NamedTuple):
     """The names of its markers, among other keywords of the test."""
     message: str
     """What the exception said, with its type in front; empty if pytest knows none."""
+    ended: str = ""
+    """What a cluster's output says of a process that ended by itself; empty if it says nothing of one."""
 
     @property
     def kind(self) -> str:
@@ -71,6 +78,8 @@ def why_not(failures: Sequence[Failure]) -> str:
             return f"{failure.test} needs no machine"
         if SAFETY in failure.marks and failure.kind not in KINDS_OF_TIME:
             return f"{failure.test} checks that nothing is lost or wrong"
+        if SAFETY in failure.marks and failure.ended:
+            return f"in {failure.test} a process ended by itself: {failure.ended}"
     return ""
 
 
@@ -87,7 +96,9 @@ class Notes:
             crash = getattr(report.longrepr, "reprcrash", None)
             message = crash.message if crash is not None else ""
             # The first failure of a test is the cause; a clean-up that fails after it is a consequence.
-            self._failures.setdefault(report.nodeid, Failure(report.nodeid, sorted(report.keywords), message))
+            ended = ENDED.search("\n".join([message, *(text for _, text in report.sections)]))
+            failure = Failure(report.nodeid, sorted(report.keywords), message, "" if ended is None else ended[0])
+            self._failures.setdefault(report.nodeid, failure)
 
     def pytest_sessionfinish(self) -> None:
         """Writes what failed to the file that the program reads."""

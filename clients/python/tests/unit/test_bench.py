@@ -293,13 +293,14 @@ def test_a_terminal_is_told_what_goes_on(running: Any, cleaned: list[str], monke
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal, file = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
     common.progress("5 keys")
     common.progress("")
-    assert sys.stderr.getvalue() == "\r5 keys\x1b[K\r\x1b[K"  # type: ignore[attr-defined]
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert terminal.getvalue() == "\r5 keys\x1b[K\r\x1b[K"
+    monkeypatch.setattr(sys, "stderr", file)
     common.progress("5 keys")
-    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+    assert file.getvalue() == ""
 
 
 def test_a_request_that_failed_is_exit_code_1_and_no_answer_is_4(running: Any, cleaned: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -74,6 +75,28 @@ async def test_a_document_of_a_newer_format_is_a_problem() -> None:
         await state.look()
         await state.look()
     assert [line["event"] for line in logs] == ["auth.not_understood"], "it is told once"
+
+
+async def test_another_shard_that_hangs_does_not_delay_what_shard_0_tells() -> None:
+    leader, hung = Leader(EMPTY.encode(), 1), asyncio.Event()
+
+    class Hanging(Leader):
+        async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+            hung.set()
+            never: asyncio.Future[admin_pb2.GetAuthResponse] = asyncio.get_running_loop().create_future()
+            return await never
+
+    shards = {number: SimpleNamespace(id=number, leader=each) for number, each in enumerate((leader, Hanging()))}
+    state = AuthState(cast(Any, SimpleNamespace(shards=shards)), 0.001)
+    running = asyncio.create_task(state.run())
+    async with asyncio.timeout(60):
+        await hung.wait()
+        leader.held = (2, with_token("a")(EMPTY).encode())
+        while state.revision < 2:
+            await asyncio.sleep(0.001)
+    assert set(state.document.tokens) == {"a"}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_change_does_not_put_an_older_document_back() -> None:

@@ -32,7 +32,7 @@ CHANGE_TRIES = 10
 USE_BYTES = 16
 """The bytes by which a token may grow when the time of its last use is noted."""
 COPY_EVERY = 60
-"""The number of looks after which the copies of the other shards are checked again."""
+"""The number of rounds after which the copies of the other shards are checked again."""
 
 log = structlog.get_logger()
 
@@ -62,10 +62,23 @@ class AuthState:
         return None if self._heard_s is None else asyncio.get_running_loop().time() - self._heard_s
 
     async def run(self) -> None:
-        """Keeps the copy up to date; ends only by cancellation."""
+        """Keeps the copy up to date; ends only by cancellation.
+
+        The copies of the other shards have a task of their own: a shard that hangs must not delay what shard 0 tells.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_copies())
+            while True:
+                await self.look()
+                await asyncio.sleep(self._poll_s)
+
+    async def _keep_copies(self) -> None:
         while True:
-            await self.look()
             await asyncio.sleep(self._poll_s)
+            self._looks += 1
+            if self._looks % COPY_EVERY == 0:
+                self._copied.clear()
+            await self._copy()
 
     async def look(self) -> None:
         """Asks shard 0 once, and takes over a new document."""
@@ -81,10 +94,6 @@ class AuthState:
         if answer.revision != self.revision and not self._take(answer.revision, answer.document):
             return
         self._heard_s = asked_s
-        self._looks += 1
-        if self._looks % COPY_EVERY == 0:
-            self._copied.clear()
-        await self._copy()
 
     def _take(self, revision: int, data: bytes) -> bool:
         try:
