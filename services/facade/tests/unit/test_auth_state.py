@@ -83,7 +83,8 @@ async def test_another_shard_that_hangs_does_not_delay_what_shard_0_tells() -> N
     class Hanging(Leader):
         async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
             hung.set()
-            return await asyncio.get_running_loop().create_future()
+            never: asyncio.Future[admin_pb2.GetAuthResponse] = asyncio.get_running_loop().create_future()
+            return await never
 
     shards = {number: SimpleNamespace(id=number, leader=each) for number, each in enumerate((leader, Hanging()))}
     state = AuthState(cast(Any, SimpleNamespace(shards=shards)), 0.001)

@@ -1,8 +1,8 @@
 """The watchers that have seen everything so far: each change is put into bytes once, and written to all who want it.
 
 They are kept in groups of those who want the same in the same form, and groups are found by what they want: a key or a
-prefix by one look-up for each length of a prefix. A watcher whose client does not read leaves, and catches up by itself
-later. Must not know gRPC, nor how a watcher catches up.
+prefix by one look-up for each length of a prefix, other ranges in a tree (``facade.routes.watch.stabbing``). A watcher
+whose client does not read leaves, and catches up by itself later. Must not know gRPC, nor how a watcher catches up.
 
 Invariants:
 1. A watcher is here only while its positions are those of the feeds.
@@ -24,6 +24,7 @@ from facade.client.watches.stream import next_of, whole
 from facade.routes.watch import ids as watch_ids
 from facade.routes.watch.frames import COMMENT, change_frame, chunk, frame
 from facade.routes.watch.request import Form, Selection
+from facade.routes.watch.stabbing import Stabbing
 
 PROGRESS_S = 5.0
 COMMENT_S = 15.0
@@ -105,7 +106,7 @@ class Audience:
         self._by_key: dict[bytes, list[_Group]] = {}
         self._by_prefix: dict[bytes, list[_Group]] = {}
         self._prefix_sizes: Counter[int] = Counter()
-        self._others: list[_Group] = []
+        self._others: Stabbing[_Group] = Stabbing()
         self._waits: dict[bytes, set[asyncio.Event]] = {}
         self.counts = counts
 
@@ -133,7 +134,7 @@ class Audience:
                 self._by_prefix.setdefault(selection.prefix, []).append(group)
                 self._prefix_sizes[len(selection.prefix)] += 1
             else:
-                self._others.append(group)
+                self._others.add(selection.start, selection.end, group)
         group.watchers.add(watcher)
 
     def leave(self, watcher: Watcher) -> None:
@@ -206,7 +207,7 @@ class Audience:
 
     def _interested(self, key: bytes) -> list[_Group]:
         """The groups that may want a key."""
-        found = [*self._by_key.get(key, ()), *self._others]
+        found = [*self._by_key.get(key, ()), *self._others.find(key)]
         for size in self._prefix_sizes:
             found += self._by_prefix.get(key[:size], ())
         return found
