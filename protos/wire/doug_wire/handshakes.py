@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -97,7 +98,12 @@ class Handshakes:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self._greet(client))
             self._greeting[task] = None
-            task.add_done_callback(lambda done: self._greeting.pop(done, None))
+            task.add_done_callback(functools.partial(self._over, client))
+
+    def _over(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        self._greeting.pop(task, None)
+        if task.cancelled():
+            client.close()  # A task that was given up before its first step has not handed it on.
 
     async def _greet(self, client: socket.socket) -> None:
         made: list[Served] = []
