@@ -89,8 +89,11 @@ def main() -> int:
                     page.wait_for_selector("main h1")
                     if name == "console-slots":
                         page.select_option("select", "rate")
+                    if name == "console-try":
+                        page.click("button:text-is('Put')")
                     page.wait_for_timeout(2500)
-                    page.screenshot(path=IMAGES / f"{name}.png")
+                    # What the last step offers is at the end of the page.
+                    page.screenshot(path=IMAGES / f"{name}.png", full_page=name == "console-try")
                     print(f"docs/images/{name}.png")
                     page.close()
                 browser.close()

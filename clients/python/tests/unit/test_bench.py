@@ -293,13 +293,14 @@ def test_a_terminal_is_told_what_goes_on(running: Any, cleaned: list[str], monke
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal, file = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
     common.progress("5 keys")
     common.progress("")
-    assert sys.stderr.getvalue() == "\r5 keys\x1b[K\r\x1b[K"  # type: ignore[attr-defined]
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert terminal.getvalue() == "\r5 keys\x1b[K\r\x1b[K"
+    monkeypatch.setattr(sys, "stderr", file)
     common.progress("5 keys")
-    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+    assert file.getvalue() == ""
 
 
 def test_a_request_that_failed_is_exit_code_1_and_no_answer_is_4(running: Any, cleaned: list[str]) -> None:
@@ -312,7 +313,11 @@ def test_a_request_that_failed_is_exit_code_1_and_no_answer_is_4(running: Any, c
     assert (result.exit_code, "FAILED: " in result.stdout) == (1, True)
     running.answer = lambda number: b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"
     assert bench(running.port, "--mix", "put=1").exit_code == 4
+    assert len(cleaned) == 2, "a write without a good answer may have happened"
     del cleaned[:]
+    running.answer = lambda number: b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+    refused = bench(running.port)
+    assert (refused.exit_code, " with 401" in refused.stdout, cleaned) == (4, True, [])
     unreachable = bench(1)
     assert (unreachable.exit_code, unreachable.output.count("dougctl: "), cleaned) == (4, 1, [])
 

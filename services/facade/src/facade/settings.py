@@ -225,7 +225,8 @@ class Settings(BaseSettings):
     little."""
 
     watch_catch_ups_max: int = Field(default=32, ge=1, le=1024)
-    """How many watches may read older changes from the nodes at the same time; further ones wait for their turn."""
+    """How many watches may read older changes from the nodes, or what is there at their beginning, at the same time;
+    further ones wait for their turn. One client has three quarters of them at most."""
 
     body_timeout_ms: int = Field(default=30_000, ge=10, le=600_000)
     """How long the body of a request may take to arrive; after that the request is refused with 408, so that a slow

@@ -202,6 +202,17 @@ async def test_events_are_asked_for_once(make_facade: MakeFacade) -> None:
     assert [event["name"] for event in again.json()["events"]] == ["a", "b"]
 
 
+async def test_numbers_that_a_browser_would_round_are_text(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    details = json.dumps({"incarnation": (1 << 63) - 25, "from": (1 << 53) - 1, "least": -(1 << 62), "name": "n"})
+    node = facade.cluster.shards[0].nodes[0]
+    node.events = [admin_pb2.Event(sequence=1, time_us=1, last_time_us=1, term=1, name="a", details=details, count=1)]
+    (event,) = (await facade.http.get("/v1/console/events?shard=0")).json()["events"]
+    assert event["details"] == {
+        "incarnation": str((1 << 63) - 25), "from": (1 << 53) - 1, "least": str(-(1 << 62)), "name": "n",
+    }  # fmt: skip
+
+
 async def test_slots_are_counted(make_facade: MakeFacade) -> None:
     facade = await make_facade(shards=2, nodes=1)
     located = (await facade.http.get("/v1/console/locate?key64=aw")).json()

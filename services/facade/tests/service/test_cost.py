@@ -28,6 +28,7 @@ PUT = b"PUT /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r
 CONDITIONAL = PUT.replace(b"\r\n\r\n", b"\r\nIf-Match: *\r\n\r\n")
 TAGGED = PUT.replace(b"\r\n\r\n", b'\r\nIf-Match: "%d"\r\n\r\n')
 KEYED = PUT.replace(b"\r\n\r\n", b"\r\nIdempotency-Key: %d\r\n\r\n")
+CREATED = PUT.replace(b"key-%d", b"new-%d-%d").replace(b"\r\n\r\n", b"\r\nIf-None-Match: *\r\n\r\n")
 CONDITION_MAX = 1.3
 """What a put with a condition may cost of a plain one."""
 GET = b"GET /v1/kv/key-%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -64,7 +65,8 @@ async def ask_all(clients: list[Client], request: bytes) -> None:
     asked = []
     for number, each in enumerate(clients):
         each.asked += 1
-        varying = {TAGGED: (each.revision,), KEYED: (each.asked * CONNECTIONS + number,)}.get(request, ())
+        nowhere_else = each.asked * CONNECTIONS + number
+        varying = {TAGGED: (each.revision,), KEYED: (nowhere_else,), CREATED: (nowhere_else,)}.get(request, ())
         asked.append(each.ask(request % (number, *varying)))
     for answer in await asyncio.gather(*asked):
         assert answer.startswith(b"HTTP/1.1 200 "), answer
@@ -116,7 +118,10 @@ async def test_calls_and_messages_per_operation(
     assert messages / operations <= 1.1 / CONNECTIONS
 
 
-@pytest.mark.parametrize("conditional", [pytest.param(CONDITIONAL, id="exists"), pytest.param(TAGGED, id="revision")])
+@pytest.mark.parametrize(
+    "conditional",
+    [pytest.param(CONDITIONAL, id="exists"), pytest.param(CREATED, id="absent"), pytest.param(TAGGED, id="revision")],
+)
 async def test_a_condition_costs_a_put_little(
     make_facade: Callable[..., Awaitable[Facade]], conditional: bytes
 ) -> None:

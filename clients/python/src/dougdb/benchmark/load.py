@@ -26,6 +26,8 @@ TIMEOUT_S = 30.0
 HEAD_BYTES_MAX = 64 << 10
 RECONNECT_S = 0.1
 GOOD = range(200, 300)
+REFUSED = range(400, 500)
+"""Statuses of requests that wrote nothing."""
 MISSING = 404
 """The status for a key that does not exist, which counts as a good answer."""
 
@@ -157,7 +159,7 @@ class Load:
     Attributes:
         results: The results so far.
         filled: How many keys were put before the measurement.
-        touched: Whether the facade has answered anything, so that there may be something to delete.
+        touched: Whether anything may have been written, so that there may be something to delete.
     """
 
     def __init__(self, endpoint: Endpoint, requests: Requests, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -187,8 +189,7 @@ class Load:
             connection = Connection(self._endpoint)
             try:
                 for number in numbers:
-                    await connection.ask(self._requests.request("put", number))
-                    self.touched = True
+                    self._note(await connection.ask(self._requests.request("put", number)))
                     self.filled += 1
             finally:
                 await connection.close()
@@ -242,5 +243,8 @@ class Load:
             self.results.failures += 1
             await asyncio.sleep(RECONNECT_S)
             return
-        self.touched = True
+        self._note(status)
         self.results.answer(name, status, self._clock() - due_s)
+
+    def _note(self, status: int) -> None:
+        self.touched |= status not in REFUSED

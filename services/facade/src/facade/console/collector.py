@@ -31,6 +31,8 @@ LIVE_BYTES = 256 << 10
 """The bytes of a state beyond which it is made less often, so that a large cluster costs no more to look at."""
 EVENTS_FRESH_S = 1.0
 EVENTS_MAX = 2000
+EXACT_MAX = (1 << 53) - 1
+"""The largest whole number that JavaScript tells from its neighbours."""
 MINUTE_S = 60.0
 MINUTES = 60
 
@@ -203,4 +205,12 @@ class Collector:
 
     async def _ask_events(self, shard: int) -> dict[str, Any]:
         answers = await ask_events(self._router.shards[shard], 0, EVENTS_MAX)
-        return events_view(shard, answers, EVENTS_MAX).model_dump()
+        document = events_view(shard, answers, EVENTS_MAX).model_dump()
+        for event in document["events"]:
+            event["details"] = _exact(event["details"])
+        return document
+
+
+def _exact(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The details of an event, with numbers as text that a browser would round, such as an incarnation."""
+    return {name: str(each) if type(each) is int and abs(each) > EXACT_MAX else each for name, each in details.items()}

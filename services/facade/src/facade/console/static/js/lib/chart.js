@@ -3,6 +3,7 @@
  * @module
  */
 
+import { bytes, count } from "./format.js";
 import { html, useEffect, useRef } from "./preact.js";
 
 /** @typedef {{label: string, values: (number | null)[]}} Series */
@@ -13,6 +14,11 @@ const COLOURS = ["#2f7fd1", "#d9822b", "#2c9a5b", "#b04fc4", "#c73e3e", "#149aa5
 const TEXT = 15;
 const HEIGHT = 170;
 const LABELS = 12;
+/** From line to line of an axis: whole numbers where only these are shown, and powers of two for bytes. */
+const STEPS = new Map(/** @type {[unknown, number[]][]} */ ([
+  [count, Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((step) => step * 10 ** power)).flat()],
+  [bytes, Array.from({ length: 50 }, (_, power) => 2 ** power)],
+]));
 
 /** @type {Promise<any> | null} */
 let loading = null;
@@ -67,7 +73,7 @@ export function Chart({ title, times, series, show }) {
           scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
           axes: [
             { ...line, size: 42 * scale, space: 75 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(timeOf) },
-            { ...line, size: 70 * scale, space: 30 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => labels(values, show) },
+            { ...line, ...(STEPS.has(show) && { incrs: STEPS.get(show) }), size: 70 * scale, space: 30 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => labels(values, show) },
           ],
           series: [
             { label: "at", value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value ? timeOf(value) : "–") },
