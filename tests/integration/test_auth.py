@@ -20,7 +20,7 @@ from bench.http11 import Response, fetch
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PAGE = Path(__file__).parents[2] / "docs" / "auth.md"
 VALUE = "a-value-that-nobody-logs"
