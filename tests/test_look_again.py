@@ -30,6 +30,7 @@ class Runs:
 
 def test_a_test_of_a_service_speaks_over_real_sockets() -> None:
     assert not why_not([UNIT._replace(test="services/facade/tests/service/test_a.py::test_unit")])
+    assert not why_not([UNIT._replace(marks=["sockets"])])
 
 
 def test_what_passes_is_run_once() -> None:
@@ -110,7 +111,10 @@ def test_what_a_cluster_says_of_its_processes_is_noted(section: str, ended: str,
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("workers", [[], ["--numprocesses", "1"]], ids=["alone", "side by side"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param([], id="alone", marks=pytest.mark.slow), pytest.param(["--numprocesses", "1"], id="side by side")],
+)
 def test_pytest_tells_what_failed_with_its_markers(workers: list[str], tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    integration: a\n    safety: b\n")
     (tmp_path / "test_it.py").write_text(

@@ -69,6 +69,7 @@ def test_off_by_default_nothing_of_it_is_imported(service: str, tmp_path: Path) 
         assert not {name for name in imported if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))}
 
 
+@pytest.mark.slow
 @pytest.mark.seconds
 @pytest.mark.parametrize("service", SERVICES)
 def test_off_it_needs_no_packages(service: str, tmp_path: Path) -> None:
@@ -77,6 +78,7 @@ def test_off_it_needs_no_packages(service: str, tmp_path: Path) -> None:
     assert (ended.returncode, "cannot listen" in ended.stderr) == (2, True), ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.seconds
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("missing", ["opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"])

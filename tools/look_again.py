@@ -7,8 +7,8 @@ hidden: it is printed again at the end, as what has to be mended.
 
 What is never looked at again:
 
-* a test without the marker ``integration`` or ``seconds`` that is not in a folder ``service``, whose tests speak over
-  real sockets. It has no machine to blame; its failure is a defect;
+* a test without the marker ``integration``, ``seconds`` or ``sockets`` that is not in a folder ``service``, whose tests
+  speak over real sockets, too. It has no machine to blame; its failure is a defect;
 * a test with the marker ``safety``, unless a limit of time ended it (``KINDS_OF_TIME``). Such a test checks that
   nothing is lost, invented or out of order. One loss in a thousand runs is a loss. A limit of time is none either if a
   process of a cluster ended by itself, or refused to start (``ENDED``): a node that cannot read its disk any more comes
@@ -37,7 +37,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LOOKS = 3
 FAILED_MAX = 3
-WITH_A_MACHINE = frozenset({"integration", "seconds"})
+WITH_A_MACHINE = frozenset({"integration", "seconds", "sockets"})
 SERVICE = "/tests/service/"
 SAFETY = "safety"
 KINDS_OF_TIME = frozenset({"TooLate", "ClusterTooLate", "TimeoutError", "Timeout"})

@@ -181,6 +181,7 @@ def test_ctrl_c_ends_everything_and_the_data_is_found_again(
     assert cluster.processes() == []
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_nothing_that_blocks_the_next_start(cluster: Cluster) -> None:
     if cluster.process is None or cluster.process.poll() is not None:
         cluster.start()

@@ -21,7 +21,7 @@ import pytest
 from bench.cluster import Cluster
 from bench.http11 import Client
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.safety, pytest.mark.timeout(600)]
 
 VALUE_BYTES_MAX = 1 << 20
 READERS = 16
@@ -31,7 +31,7 @@ CONVERGED_S = 120.0
 PART = "encodings"
 
 
-@pytest.fixture(scope="module", params=[PART, pytest.param("", marks=pytest.mark.slow, id="all")])
+@pytest.fixture(scope="module", params=[PART, pytest.param("", id="all")])
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the standard library of the Python that runs this, or of a part of it."""
     source = Path(os.__file__).parent / request.param

@@ -23,7 +23,7 @@ from bench.witness import TooLate, Witness
 from doug.v1 import doug_pb2, doug_pb2_grpc
 from doug_wire.slots import slot_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.safety]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.safety]
 
 DEADLINE_S = 5.0
 """DOUGDB_REQUEST_TIMEOUT_MS as it is by default."""
@@ -129,7 +129,6 @@ async def test_paused_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.request("GET", f"/v1/kv/{known}").body == b"known"
 
 
-@pytest.mark.slow
 async def test_killed_nodes(cluster: Cluster, tmp_path: Path) -> None:
     """Nodes that are dead, and are started again one by one as they were."""
     shard, other = cluster.shard_ids()
@@ -218,7 +217,6 @@ def relays() -> Iterator[Relays]:
     made.close()
 
 
-@pytest.mark.slow
 def test_who_is_cut_off_is_never_served_past_its_bound_and_nobody_is_refused_for_it(
     cluster: Cluster, relays: Relays, tmp_path: Path
 ) -> None:

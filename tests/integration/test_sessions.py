@@ -56,6 +56,7 @@ def test_bounded_reads_go_on_and_stay_within_their_bound_while_a_follower_stands
     cluster: Cluster, tmp_path: Path
 ) -> None:
     """Where the machine itself stands still, nobody can prove how fresh it is: a read is refused then, rightly."""
+    cluster.await_equal("0")  # All nodes are back that an earlier test has killed.
     leader = cluster.await_leader("0").id
     stopped = cluster.member(next(name for name in cluster.node_ids if name != leader))
     url = f"http://127.0.0.1:{cluster.port}/v1/kv/bounded"

@@ -314,6 +314,7 @@ def refused(module: str, **variables: str) -> str:
     return done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_plaintext_beyond_the_machine_is_refused_without_a_choice(tmp_path: Path) -> None:
     node = {
         "DOUGDB_NODE_ID": "n", "DOUGDB_SHARD_ID": "0", "DOUGDB_WAL_DIR": str(tmp_path / "wal"),

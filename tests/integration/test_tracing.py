@@ -15,7 +15,7 @@ from bench.cluster import Cluster, wait_for
 from bench.http11 import Response
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CALLER = "b7ad6b7169203331"
 EXPORT_EVERY_MS = 100
@@ -212,7 +212,6 @@ def test_what_the_caller_does_not_sample_is_not_traced(cluster: Cluster, collect
     assert {span.trace_id for span in list(collector.spans)} - before <= {trace_id_of(number) for number in range(1, 7)}
 
 
-@pytest.mark.slow
 def test_a_collector_that_is_away_holds_nothing_up(cluster: Cluster, collector: Collector) -> None:
     """The last test: what was traced is lost, requests are served, and the stop is not delayed by it."""
     collector.server.shutdown()

@@ -47,8 +47,8 @@ class FrameAt(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stopped(new_cluster: Callable[..., Cluster]) -> Stopped:
-    """One shard with a few puts, killed in a quiet moment: the last appends are those of the last puts."""
-    cluster = new_cluster(shards=1, nodes=3).start()
+    """One shard with a few puts, killed in a quiet moment: the last appends are the last puts, one each."""
+    cluster = new_cluster(shards=1, nodes=3, environment={"DOUGDB_TRAIL_MS": "0"}).start()
     values = {f"wal/{number}": f"value {number} ".encode() * 20 for number in range(PUTS)}
     for key, value in values.items():
         assert cluster.request("PUT", f"/v1/kv/{key}", value).status == 200

@@ -15,6 +15,8 @@ from doug_stream.endpoint import Endpoint, Keepalive
 from doug_stream.handing import hand_over
 from doug_stream.limits import Limits
 
+pytestmark = pytest.mark.sockets
+
 SOON = Keepalive(after_s=0.05, wait_s=0.05)
 Opens = Callable[[asyncio.AbstractEventLoop, socket.socket, Callable[[], Endpoint]], Awaitable[Any]]
 

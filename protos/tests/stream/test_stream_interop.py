@@ -17,6 +17,8 @@ from doug_stream.errors import CallError
 from doug_stream.limits import Limits
 from doug_stream.server import Method, Server
 
+pytestmark = pytest.mark.sockets
+
 PATH = "/test.Test/Talk"
 
 MORE_THAN_ALL_BUFFERS = 192

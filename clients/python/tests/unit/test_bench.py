@@ -24,6 +24,8 @@ from dougdb.client import DougClient
 from dougdb.commands import bench as bench_command
 from dougdb.commands import common
 
+pytestmark = pytest.mark.sockets
+
 PLAN = Plan({"get": 1}, "p/", 10, 5, "", "h:1", {})
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LATENCIES = st.lists(st.floats(0, 100), min_size=1, max_size=200)

@@ -24,6 +24,8 @@ from dougdb import (
 from dougdb.checks import is_loopback, proxy_of
 from dougdb.shapes import encode_key, timing_of
 
+pytestmark = pytest.mark.sockets
+
 URL = "http://127.0.0.1:26000"
 
 

@@ -14,6 +14,8 @@ from h2.settings import SettingCodes
 
 from raft_node.rpc.channels import SERVER_OPTIONS
 
+pytestmark = pytest.mark.sockets
+
 
 @pytest.mark.seconds
 async def test_calls_and_pings_of_one_connection_are_bounded() -> None:

@@ -19,6 +19,8 @@ from raft_node.app.descriptors import CONNECTIONS_MAX, connections_max, shares, 
 from raft_node.errors import DiskError
 from raft_node.storage.files import OsFileSystem
 
+pytestmark = pytest.mark.sockets
+
 
 def test_files_keep_half_of_the_descriptors() -> None:
     for limit in (1024, 4096, 65536):

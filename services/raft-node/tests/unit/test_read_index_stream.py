@@ -16,6 +16,8 @@ from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.raft.peers import LocalMember, Peers
 from raft_node.rpc.raft.service import RaftService
 
+pytestmark = pytest.mark.sockets
+
 A, B = NodeId("a", 1), NodeId("b", 2)
 SHARD = 3
 

@@ -291,7 +291,7 @@ def test_every_flipped_byte_of_the_manifest_is_found() -> None:
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_cut_at_any_step_is_completed_by_the_same_command(seed: int) -> None:
     print(f"seed {seed}")
     counting = disk()

@@ -33,6 +33,8 @@ from raft_node.storage.engine import Engine
 from raft_node.storage.options import EngineOptions
 from raft_testing.files import MemoryFileSystem
 
+pytestmark = pytest.mark.sockets
+
 D = "/data"
 OPTIONS = [("grpc.http2.bdp_probe", 0)]
 FOREIGN = b"foreign"

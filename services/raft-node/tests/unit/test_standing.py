@@ -20,6 +20,8 @@ from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.raft.service import RaftService
 
+pytestmark = pytest.mark.sockets
+
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 WIPED = NodeId("b", 99)
 TWO = Configuration((A, B))

@@ -325,6 +325,7 @@ def test_within_the_pods_network_nothing_goes_through_a_pod(played: Played, monk
     assert [rule.replace("--delete", "--insert") for rule in rules[4:]] == added
 
 
+@pytest.mark.slow
 def test_who_is_not_there_yet_is_not_waited_for(played: Played) -> None:
     """`rollout status` of a Deployment that nobody made fails at once."""
     cluster = Kubectl(*LAPTOP, tag="t")
@@ -358,6 +359,7 @@ def test_with_tls_requests_are_https_and_the_secret_is_applied_anew(played: Play
     assert len([words for words, _ in looks if "exec" in words]) == len(cluster.nodes()) + len(cluster.facades())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (TOOLS / "bin" / "kubectl").exists(), reason="kubectl is not installed (make chart-tools)")
 def test_the_real_kubectl_understands_every_call(
     played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from doug_wire.command import Opcode
 from doug_wire.pipe import ResultRecord, Status
 from facade.client.modes import LINEARIZABLE
 from facade.client.registry import TICK_S
-from facade.errors import NotAppliedError, ProblemError
+from facade.errors import NotAppliedError, ProblemError, ReadTimeoutError
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -34,7 +34,8 @@ async def test_an_operation_whose_tick_was_looked_at_ends_all_the_same(make_faca
     first = read(facade, loop.time() + 5)
     await facade.until(lambda: registry._next_tick > int(loop.time() / TICK_S), "the present tick to be looked at")
     late = read(facade, loop.time() + TICK_S / 100)
-    with pytest.raises(NotAppliedError):
+    # Whether it was sent before its time was over depends on the machine.
+    with pytest.raises((NotAppliedError, ReadTimeoutError)):
         await asyncio.wait_for(late.future, 60)
     assert not first.future.done()
 
