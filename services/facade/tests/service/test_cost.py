@@ -102,10 +102,10 @@ async def measured(facade: Facade, request_line: bytes, put: bytes = PUT) -> tup
 @pytest.mark.parametrize(
     ("request_line", "calls_max"),
     [
-        pytest.param(PUT, 59.0, id="put"),
-        pytest.param(GET, 54.0, id="get"),
-        pytest.param(STALE, 61.0, id="stale"),
-        pytest.param(KEYED, 70.0, id="keyed put"),
+        pytest.param(PUT, 56.0, id="put"),
+        pytest.param(GET, 50.0, id="get"),
+        pytest.param(STALE, 53.5, id="stale"),
+        pytest.param(KEYED, 67.0, id="keyed put"),
     ],
 )
 async def test_calls_and_messages_per_operation(

@@ -236,7 +236,8 @@ class HotLane:
         if caller is None and (head.proof or self._gate is not None):
             return None
         reads = head.method == b"GET"
-        if reads and self._front.unread.full:
+        unread = self._front.unread
+        if reads and unread.held > unread.limit:
             return None  # The application looks whether this client may have more.
         path, separator, query = target.partition(b"?")
         mode: ReadMode | None = LINEARIZABLE

@@ -88,7 +88,8 @@ class Directory:
         Raises:
             NotAppliedError: The map is not loaded, or nobody knows where the shard's nodes are.
         """
-        self.check_loaded()
+        if self.map is None:
+            self.check_loaded()
         assert self.map is not None
         slot = slot_of(key)
         if counted:

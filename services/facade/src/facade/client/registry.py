@@ -15,7 +15,7 @@ Source: DESIGN 3, 7 and 9; features.md, part 4.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from doug_wire import pipe
@@ -52,6 +52,7 @@ class Registry:
 
     Attributes:
         timeout_s: How long an operation may take that has no deadline of its own.
+        next_id: Gives the id of the next operation, which its record carries.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Registry:
         reserve = RESERVE if self._window or self._client_bytes_max else 0.0
         self._items_limit = int(self._items_max * (1 + reserve))
         self._bytes_limit = int(self._bytes_max * (1 + reserve))
-        self._ids = count(1)
+        self.next_id: Callable[[], int] = count(1).__next__
         self._pending: dict[int, Operation] = {}
         self._due: dict[int, list[int]] = {}
         """Ids by the number of the tick at which their time is over; those that are over stay until then."""
@@ -102,10 +103,6 @@ class Registry:
         )
 
     # Operations come in.
-
-    def next_id(self) -> int:
-        """The id of the next operation: its record carries it."""
-        return next(self._ids)
 
     def check_room(self, shard: Shard, size: int) -> Load:
         """Refuses an operation for which its shard has no room.
