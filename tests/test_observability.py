@@ -203,6 +203,7 @@ def test_every_alert_fires_when_it_should_and_keeps_silent_when_not(group: str, 
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+@pytest.mark.slow
 @needs_promtool
 @pytest.mark.parametrize("other", ["vector(1) == 2", "vector(1)"], ids=["never fires", "always fires"])
 @pytest.mark.parametrize("group", GROUPS)

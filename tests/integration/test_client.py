@@ -136,6 +136,7 @@ def dougctl(cluster: Cluster, *arguments: str, **options: Any) -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_an_export_is_imported_again(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "all.ndjson"
     keys = {b"dump/%d" % number: bytes([number % 256]) * number for number in range(1500)}
