@@ -268,8 +268,9 @@ class RangeApp:
             receipt = self._receipt(query, scan)
         else:
             limit = asked.limit or DELETE_LIMIT_DEFAULT
-            found, bound, revisions, session = await self._deletion.run(query, limit, dry_run=asked.dry_run)
-            receipt = (*query.mode.headers, *session_header(self._router, session, ()))
+            done = await self._deletion.run(query, limit, dry_run=asked.dry_run)
+            found, bound, revisions = done.keys, done.bound, done.revisions
+            receipt = (*done.receipt, *session_header(self._router, done.session, ()))
         content = b'{"dry_run":%b,' % (b"true" if asked.dry_run else b"false")
         if asked.dry_run:
             content += b'"found":%d,' % found
