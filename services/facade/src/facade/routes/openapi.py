@@ -32,6 +32,17 @@ _RECEIPT = {
     "Doug-Applied-Index": "The log index up to which the node had applied its log.",
     "Server-Timing": "How long each part took, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
 }
+_RECEIPT_OF_MANY = {
+    "Doug-Shard": "The shards that were asked. A list; the next four headers have one member for each of its members.",
+    "Doug-Served-By": "The nodes that answered; in a stream of results those that gave the first of them.",
+    "Doug-Role": "The nodes' roles: leader or follower.",
+    "Doug-Term": "The nodes' terms.",
+    "Doug-Applied-Index": "The log indexes up to which the nodes had applied their logs.",
+    "Doug-Consistency-Used": _RECEIPT["Doug-Consistency-Used"],
+    "Doug-Staleness-Ms": _RECEIPT["Doug-Staleness-Ms"],
+    "Doug-Session": _RECEIPT["Doug-Session"],
+    "Server-Timing": _RECEIPT["Server-Timing"],
+}
 _VALUE = {
     "Content-Encoding": "The encoding with which the value was stored; absent if none.",
     "Doug-Expires-At": "When the key expires; absent if it does not.",
@@ -149,7 +160,7 @@ def _key_routes() -> Json:
         },
         f"{KEY_PATH}:increment": {"parameters": [_KEY], "post": increment},
         f"{KEY_PATH}:touch": {"parameters": [_KEY], "post": touch},
-        RANGE_PATH: range_routes() | {"put": put64},
+        RANGE_PATH: range_routes(_headers(_RECEIPT_OF_MANY)) | {"put": put64},
         f"{RANGE_PATH}:increment": {"post": increment64},
         f"{RANGE_PATH}:touch": {"post": touch64},
     }
@@ -201,7 +212,8 @@ def install(app: FastAPI) -> None:
     def openapi() -> Json:
         if app.openapi_schema is None or KEY_PATH not in app.openapi_schema["paths"]:
             document = plain()
-            document["paths"] = _key_routes() | request_routes(_PARAMETERS) | stream_routes() | document["paths"]
+            requests = request_routes(_PARAMETERS, _headers(_RECEIPT_OF_MANY), _headers(_RECEIPT | _REPLAYED))
+            document["paths"] = _key_routes() | requests | stream_routes() | document["paths"]
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView, *MODELS):
                 schemas[model.__name__] = _schema(model)

@@ -22,6 +22,7 @@ from facade.client.metrics import RANGE_ROUTE, Metrics
 from facade.client.places import Places
 from facade.client.router import Router
 from facade.client.scan import Scan, ScanBrokenError, ScanQuery, bound_behind
+from facade.client.sessions import grown
 from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
@@ -234,10 +235,12 @@ class RangeApp:
         patience = Patience(self._timeout_s)
         head: tuple[int, list[tuple[bytes, bytes]]] = (200, [_LINES, _VARY, *asked.query.mode.headers])
         error: ProblemError | None = None
+        session = asked.query.session
         while not stream.ended() and error is None:
             try:
                 async with self._router.scans.open(stream.rest()) as scan:
                     stream.begun(scan.revisions)
+                    session = grown(session, scan.seen)
                     await answer.begin(200, [_LINES, _VARY, *self._receipt(asked.query, scan)])
                     async for batch in scan.batches():
                         await stream.send(batch)
@@ -256,7 +259,9 @@ class RangeApp:
         if error is not None and not answer.begun:
             raise error
         await answer.begin(*head)
-        await answer.end(stream.trailer(error))
+        # The head tells of the first point in the logs alone.
+        token = b"" if session is None else self._router.directory.sessions.add(session, ())
+        await answer.end(stream.trailer(error, token))
 
     # Deletions.
 
@@ -269,8 +274,9 @@ class RangeApp:
             receipt = self._receipt(query, scan)
         else:
             limit = asked.limit or DELETE_LIMIT_DEFAULT
-            found, bound, revisions, session = await self._deletion.run(query, limit, dry_run=asked.dry_run)
-            receipt = (*query.mode.headers, *session_header(self._router, session, ()))
+            done = await self._deletion.run(query, limit, dry_run=asked.dry_run)
+            found, bound, revisions = done.keys, done.bound, done.revisions
+            receipt = (*done.receipt, *session_header(self._router, done.session, ()))
         content = b'{"dry_run":%b,' % (b"true" if asked.dry_run else b"false")
         if asked.dry_run:
             content += b'"found":%d,' % found
