@@ -268,6 +268,19 @@ async def test_a_follower_judges_what_has_expired_by_the_log_and_a_leader_by_its
     await rig.end()
 
 
+@pytest.mark.parametrize(("leads", "status"), [(True, Status.UNAVAILABLE), (False, Status.NOT_LEADER)])
+async def test_a_leader_that_cannot_move_the_log_clock_does_not_deny_that_it_leads(leads: bool, status: Status) -> None:
+    """It is overloaded, or about to hand over; a facade that looked for another leader would hold all requests up."""
+    rig = Rig()
+    rig.data[b"a"] = StoredValue(4, b"text/plain", b"v", expires_us=rig.driver.clock_us)
+    await rig.send(pb.BATCH_KIND_READ_LINEARIZABLE, pipe.encode_read(1, 0, b"a"))
+    rig.driver.reads[0](True)
+    rig.shard.is_leader = leads
+    rig.driver.clock_moves[0](False)
+    assert await rig.statuses() == {1: status}
+    await rig.end()
+
+
 async def test_reads_of_another_shards_keys_are_refused() -> None:
     rig = Rig(foreign=b"foreign")
     await rig.send(pb.BATCH_KIND_READ_LOCAL, pipe.encode_read(1, 0, b"foreign") + pipe.encode_read(2, 9, b"a"))
