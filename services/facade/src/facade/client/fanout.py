@@ -252,6 +252,7 @@ class _Reads:
 
     def __init__(self, router: Router, outcomes: dict[int, Outcome], room: Room) -> None:
         self._registry = router.registry
+        self._over = False
         self._outcomes = outcomes
         self._room = room
         self.full = False
@@ -272,11 +273,15 @@ class _Reads:
         try:
             await self._none_goes.wait()
         finally:
-            self._give_up()  # No caller waits any more, so the rest is not needed.
+            # No caller waits any more, so the rest is not needed, nor what is answered already and comes in a moment.
+            self._over = True
+            self._give_up()
 
     def _done(self, place: int, future: asyncio.Future[ResultRecord]) -> None:
         operation = self._going.pop(place)
         error = future.exception()
+        if self._over:
+            return  # The room of the request was left.
         outcome: ResultRecord | ProblemError
         if error is None:
             outcome = future.result()

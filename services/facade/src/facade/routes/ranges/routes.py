@@ -22,6 +22,7 @@ from facade.client.metrics import RANGE_ROUTE, Metrics
 from facade.client.places import Places
 from facade.client.router import Router
 from facade.client.scan import Scan, ScanBrokenError, ScanQuery, bound_behind
+from facade.client.sessions import grown
 from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
@@ -233,10 +234,12 @@ class RangeApp:
         patience = Patience(self._timeout_s)
         head: tuple[int, list[tuple[bytes, bytes]]] = (200, [_LINES, _VARY, *asked.query.mode.headers])
         error: ProblemError | None = None
+        session = asked.query.session
         while not stream.ended() and error is None:
             try:
                 async with self._router.scans.open(stream.rest()) as scan:
                     stream.begun(scan.revisions)
+                    session = grown(session, scan.seen)
                     await answer.begin(200, [_LINES, _VARY, *self._receipt(asked.query, scan)])
                     async for batch in scan.batches():
                         await stream.send(batch)
@@ -255,7 +258,9 @@ class RangeApp:
         if error is not None and not answer.begun:
             raise error
         await answer.begin(*head)
-        await answer.end(stream.trailer(error))
+        # The head tells of the first point in the logs alone.
+        token = b"" if session is None else self._router.directory.sessions.add(session, ())
+        await answer.end(stream.trailer(error, token))
 
     # Deletions.
 
