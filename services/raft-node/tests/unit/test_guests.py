@@ -17,7 +17,7 @@ from raft_node.errors import NotLeaderError, UnavailableError
 from raft_node.kv.operations.access import Stored
 from raft_node.rpc.doug import callers as callers_module
 from raft_node.rpc.doug import operations
-from raft_node.rpc.doug.callers import Callers
+from raft_node.rpc.doug.callers import UNSURE_S, Callers
 from raft_node.rpc.doug.guests import COPY_S, LOOK_S, Guests
 from raft_node.rpc.doug.wanted import ADMIN, DOUG, OURS_ALONE, RULES, wanted
 
@@ -66,7 +66,7 @@ class Shard:
         self.now_s = 1000.0
         self.lines: list[dict[str, object]] = []
         self.guests = Guests(self.held, is_copy=is_copy, clock=lambda: self.now_s, wall_clock=lambda: self.now_s)
-        self.callers = Callers(["dougdb-facade"], self.tell, guests=self.guests)
+        self.callers = Callers(["dougdb-facade"], self.tell, lambda: self.now_s, self.guests)
 
     def tell(self, event: str, **fields: object) -> None:
         self.lines.append({"event": event, **fields})
@@ -316,12 +316,32 @@ async def test_what_lasts_ends_with_the_right_to_it(shard: Shard, change: str) -
             less = TokenRecord(record.id, record.salt, record.digest, Held((parse_grant("watch:old/"),)), 1)
             shard.becomes(shard.document.without_token("app").with_token("app", less))
         else:
-            shard.now_s, shard.error = shard.now_s + LOOK_S, UnavailableError("no quorum")
+            shard.now_s, shard.error = shard.now_s + UNSURE_S, NotLeaderError()
         with pytest.raises(Aborted):
             await serving
     assert ended.is_set()
     expected = {"revoked": UNKNOWN, "less": DENIED, "unknown": grpc.StatusCode.UNAVAILABLE}
     assert context.status is expected[change]
+
+
+async def test_an_election_ends_nothing_that_is_allowed(shard: Shard) -> None:
+    context: Any = shown(shard.makes("app", "watch:*"))
+    attend = await shard.callers.admit(context, DOUG, "Watch", pb.WatchRequest())
+    assert attend is not None
+    shard.now_s, shard.error = shard.now_s + LOOK_S, NotLeaderError()
+    before = shard.asked
+
+    async def watch() -> str:
+        while shard.asked < before + 3:
+            await asyncio.sleep(0)
+        shard.error = None
+        while shard.asked < before + 4:
+            await asyncio.sleep(0)
+        return "done"
+
+    async with asyncio.timeout(60):
+        assert await attend(watch()) == "done"
+    assert context.status is None
 
 
 async def test_what_lasts_and_is_allowed_ends_by_itself(shard: Shard) -> None:

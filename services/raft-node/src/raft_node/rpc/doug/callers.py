@@ -38,6 +38,8 @@ LINES_PER_S = 1.0
 NAME_CHARACTERS_MAX = 256
 ATTEND_S = 0.5
 """How often it is looked whether a guest may still do what it is doing."""
+UNSURE_S = 1.5
+"""For how long a guest's call goes on while nobody can tell whether it still may."""
 SLICE = 200
 """How many parts of a call are judged in one turn of the event loop."""
 AUTHORIZATION = "authorization"
@@ -87,36 +89,51 @@ class Callers:
             await self._forbid(context, call, shown, "there is no rule for this method")
         if not self._names.isdisjoint(shown):
             return None
-        text = None if names is None or self._guests is None else _token_of(context)
-        if text is None:
+        guests = self._guests
+        text = None if names is None or guests is None else _token_of(context)
+        if guests is None or text is None:
             detail = "only facades and nodes are served here, and clients with a token; or go through a facade"
             await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
-        guest = await self._guest(context, call, shown, text)
+        try:
+            found = await guests.find(text)
+        except (NotLeaderError, UnavailableError) as error:
+            await self._unsure(context, error)
+        guest = await self._known(context, call, shown, found)
         await self._judge(context, call, shown, guest, wanted(service, method, request))
         identity.set(guest.name)
         if (service, method) not in LASTING:
             return None
 
+        sure_s = self._clock()
+
         async def still() -> None:
-            now = await self._guest(context, call, shown, text)
-            await self._judge(context, call, shown, now, wanted(service, method, request))
+            nonlocal sure_s
+            try:
+                now = await guests.find(text)
+            except (NotLeaderError, UnavailableError):
+                # An election is no reason to end what is allowed; nor may the right be taken for granted for long.
+                if self._clock() - sure_s < UNSURE_S:
+                    return
+                await self._unsure(context, UnavailableError("nobody can tell any more who may do what"))
+            sure_s = self._clock()
+            known = await self._known(context, call, shown, now)
+            await self._judge(context, call, shown, known, wanted(service, method, request))
 
         return lambda answer: _attended(answer, still)
 
-    async def _guest(self, context: Context, call: str, shown: Collection[str], text: str) -> Guest:
-        """The guest that shows a token; aborts the call if there is none, or if nobody can tell."""
-        assert self._guests is not None
-        try:
-            guest = await self._guests.find(text)
-        except NotLeaderError as error:
+    async def _unsure(self, context: Context, error: NotLeaderError | UnavailableError) -> NoReturn:
+        """Aborts a call of a guest because this node cannot tell what it may do."""
+        if isinstance(error, NotLeaderError):
             metadata = (
                 ("doug-code", "NOT_LEADER"),
                 ("doug-leader-id", error.leader_id),
                 ("doug-leader-address", error.leader_address),
             )
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"NOT_LEADER: {error}", metadata)
-        except UnavailableError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"UNAVAILABLE: {error}", (("doug-code", "UNAVAILABLE"),))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"UNAVAILABLE: {error}", (("doug-code", "UNAVAILABLE"),))
+
+    async def _known(self, context: Context, call: str, shown: Collection[str], guest: Guest | None) -> Guest:
+        """The guest, if there is one; aborts the call otherwise."""
         if guest is None:
             detail = "the token is not known, or counts no more"
             await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
