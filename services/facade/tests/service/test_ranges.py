@@ -439,7 +439,7 @@ async def test_a_cursor_of_another_range_direction_or_method_is_refused(make_fac
 async def test_other_methods_are_refused_and_an_empty_key_is_no_range(make_facade: MakeFacade) -> None:
     facade = await make_facade()
     answer = await facade.http.put("/v1/kv", content=b"v")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, DELETE")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, HEAD")
     answer = await facade.http.get("/v1/kv/")
     assert (answer.status_code, answer.json()["code"]) == (400, "empty_key")
 

@@ -41,14 +41,14 @@ from facade.routes.ranges.request import (
     read_of,
     wants_lines,
 )
-from facade.routes.raw import named
+from facade.routes.raw import JSON_TYPE, check_acceptable, named
 from facade.routes.sessions import read_session, session_header
 from facade.settings import Settings
 
 Scope = Any
 
 METHODS = frozenset({"GET", "DELETE"})
-ALLOW = ((b"allow", b"GET, DELETE"),)
+ALLOW = (problem.allow(METHODS),)
 PAGE_BYTES_MAX = 4 << 20
 """The most bytes of the encoded entries of a page, unless one entry alone has more."""
 
@@ -136,8 +136,9 @@ class RangeApp:
             if headers.idempotency_key is not None:
                 detail = "The deletion of a range goes in steps and may be repeated; it has no Idempotency-Key."
                 raise BadRequestError("bad_idempotency_key", detail)
+            check_acceptable(headers.accept, JSON_TYPE)
             return deletion_of(scope["query_string"], cluster_id)
-        limit_max = 0 if wants_lines(headers.accept) else LIMIT_MAX
+        limit_max = 0 if wants_lines(headers.accept, JSON_TYPE) else LIMIT_MAX
         return read_of(scope["query_string"], headers.consistency, cluster_id, limit_max)
 
     async def _admitted(self, asked: RangeRequest, scope: Scope, answer: Answer) -> None:
@@ -156,7 +157,7 @@ class RangeApp:
         elif query.count_only:
             page = await self._page(query, min(asked.limit, LIMIT_MAX))
             await self._tell_count(asked, page, len(page.items) + len(page.prefixes), answer)
-        elif wants_lines(accept):
+        elif wants_lines(accept, JSON_TYPE):
             await self._lines(asked, answer)
         else:
             page = await self._page(query, asked.limit or LIMIT_DEFAULT)
