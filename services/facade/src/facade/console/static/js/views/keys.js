@@ -177,7 +177,7 @@ export function KeysView({ place }) {
   const prefix = keyFromLink(prefixText);
   const selectedText = place.query.get("key");
   const selected = selectedText === null ? null : keyFromLink(selectedText);
-  const consistency = place.query.get("consistency") ?? CONSISTENCIES[0];
+  const consistency = CONSISTENCIES.find((each) => each === place.query.get("consistency")) ?? CONSISTENCIES[0];
   const slot = place.query.get("slot") ?? "";
   const [delimiter, setDelimiter] = useState(localStorage.getItem(DELIMITER) ?? "/");
   const [search, setSearch] = useState(shown(prefix));
