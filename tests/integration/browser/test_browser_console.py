@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cluster import Cluster
+from bench.cluster import Cluster, wait_for
 from integration.browser.conftest import get, put
 from integration.browser.looking import SETTLED_MS, SIZES, VIEWS, look, serious, tour
 
@@ -239,6 +239,39 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     opened.check("412 /v1/kv/made%2Fby%20hand", "422 /v1/txn")
 
 
+@pytest.mark.parametrize(
+    ("read", "typed", "stored"),
+    [
+        (
+            b'{"id":9007199254740993,"of":[],"is":1.0,"as":"{,: }"}',
+            None,
+            b'{\n  "id": 9007199254740993,\n  "of": [],\n  "is": 1.0,\n  "as": "{,: }"\n}',
+        ),
+        (b'{\r\n"a": 1\r\n}\r\n', '{"a": 2\n}', b'{"a": 2\r\n}'),
+        (b"[1]\n", "[2]\n", b"[2]\n"),
+    ],
+    ids=["formatted", "CRLF", "LF"],
+)
+def test_what_is_edited_keeps_its_numbers_and_the_ends_of_its_lines(
+    open_tab: Callable[..., Any], cluster: Cluster, read: bytes, typed: str | None, stored: bytes
+) -> None:
+    put(cluster, "edited", read, "application/json")
+    opened = open_tab(cluster)
+    page = opened.show("#/keys?key=edited")
+    page.wait_for_selector(".json")
+    if typed is None:
+        page.wait_for_selector(".json-number >> text='9007199254740993'")
+    page.click("button:text-is('Edit')")
+    if typed is None:
+        page.click("button:text-is('Format')")
+    else:
+        page.fill(".editor textarea", typed)
+    page.click("button:text-is('Save')")
+    page.wait_for_selector(".note >> text=Saved as revision")
+    assert get(cluster, "edited") == (200, stored)
+    opened.check()
+
+
 def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any], cluster: Cluster) -> None:
     for number in range(7):
         put(cluster, f"heap/{number}", b"v")
@@ -351,6 +384,16 @@ def test_changes_are_seen_as_they_happen(tab: Callable[..., Any], cluster: Clust
     put(cluster, "live/one", b"22")
     page.wait_for_selector(".one pre >> text=22")
     look(page, pictures, "live")
+
+    written = 0
+
+    def written_and_seen() -> bool:
+        nonlocal written
+        written += 1
+        put(cluster, f"live/ever/{written}", b"v")
+        return bool(page.locator(".tree >> text=ever/").count())
+
+    wait_for(written_and_seen, 60.0, "the tree shows what is new though the changes never end")
     opened.check()
 
 

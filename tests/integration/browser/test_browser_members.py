@@ -1,4 +1,4 @@
-"""What the buttons for members ask the facade to do, and not before it was confirmed; over fake nodes and a fake answer."""
+"""What the buttons for members ask the facade to do, and not before that is confirmed; over fake nodes and answers."""
 
 from __future__ import annotations
 

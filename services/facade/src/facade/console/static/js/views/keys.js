@@ -164,7 +164,7 @@ function Crumbs({ prefix, delimiter }) {
       parts.push(prefix.slice(0, at + delimiter.length));
     }
   }
-  const label = (/** @type {string} */ part, /** @type {number} */ place) => part.slice(place ? parts[place - 1].length : 0);
+  const label = (/** @type {string} */ part, /** @type {number} */ place) => shown(textKey(part.slice(place ? parts[place - 1].length : 0)));
   return html`<nav class="crumbs" aria-label="Prefixes">
     <a href=${link(["keys"])}>all keys</a>
     ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: part })}>${label(part, place)}</a></span>`)}
