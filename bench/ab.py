@@ -8,7 +8,10 @@ measure may be wrong by as much: with ``--attempts`` a load counts as too dear o
 together. Neither rates nor latencies are judged.
 
 With ``--other-setting NAME=VALUE`` it compares settings instead: the other cluster has that variable, and without
-``--ref`` it is of this version.
+``--ref`` it is of this version. With ``--auth`` it compares what it costs to know who asks and what they may do: this
+cluster is ``dougctl dev --auth``, and its load carries the token of a principal that may read and write the load's keys
+alone; the other one has the mode ``none`` and mutual TLS between its processes, too. There the limit is for the CPU of
+the facade alone, since it is what judges.
 
 It must not tune anything else: both run with the defaults that users get.
 """
@@ -18,12 +21,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import ssl
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +36,26 @@ if __package__ in (None, ""):  # Started by its path, as `make bench-ab` does.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.cluster import Cluster, ClusterError
+from bench.http11 import Secure
 from bench.load import Workload
 from bench.smoke import Meter, measure
+from dougdb.dev import certificates
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP_OPERATIONS = 20_000
+ALLOWED = ("read:bench/", "write:bench/")
+"""What the load's principal may do with ``--auth``."""
+
+Headers = tuple[tuple[str, str], ...]
+"""What each request of a load carries besides."""
+
+
+class Side(NamedTuple):
+    """One of the two clusters, what the load's requests carry there, and how its nodes are asked for metrics."""
+
+    cluster: Cluster
+    headers: Headers = ()
+    secure: Secure | None = None
 
 
 class Load(NamedTuple):
@@ -50,9 +70,10 @@ class Load(NamedTuple):
         """The name of the load in tables."""
         return f"{self.consistency or self.kind} {self.connections}"
 
-    def workload(self, options: argparse.Namespace) -> Workload:
+    def workload(self, options: argparse.Namespace, headers: Headers) -> Workload:
         """The workload for the load generator."""
         return Workload(
+            headers=headers,
             kind=self.kind,
             consistency=self.consistency,
             connections=self.connections,
@@ -97,6 +118,11 @@ def spent_us(figures: dict[str, Any]) -> float:
     return float(sum(us for group, us in figures["cpu_us_per_operation"].items() if group != "load generator"))
 
 
+def facade_us(figures: dict[str, Any]) -> float:
+    """The CPU of the facade, per operation."""
+    return float(figures["cpu_us_per_operation"]["facade"])
+
+
 class Comparison:
     """The figures of both versions for one load, pair by pair."""
 
@@ -113,6 +139,10 @@ class Comparison:
         """The ratio of the CPU per operation."""
         return ratio_of(map(spent_us, self.this), map(spent_us, self.other))
 
+    def facade_ratio(self) -> float:
+        """The ratio of the facade's CPU per operation."""
+        return ratio_of(map(facade_us, self.this), map(facade_us, self.other))
+
     def summary(self) -> dict[str, Any]:
         """All figures, for files."""
         return {
@@ -121,6 +151,7 @@ class Comparison:
             "p50_ratio": round(self.ratio("p50_ms"), 3),
             "p99_ratio": round(self.ratio("p99_ms"), 3),
             "cpu_ratio": round(self.cpu_ratio(), 3),
+            "facade_cpu_ratio": round(self.facade_ratio(), 3),
             "messages_ratio": round(self.ratio("grpc_messages_per_operation"), 3),
             "other": self.other,
             "this": self.this,
@@ -142,7 +173,8 @@ class Comparison:
             if name == "this":
                 ratios = (
                     f"{self.ratio('operations_per_s'):.2f} / {self.ratio('p50_ms'):.2f} / {self.ratio('p99_ms'):.2f} / "
-                    f"{self.cpu_ratio():.2f} / {self.ratio('grpc_messages_per_operation'):.2f}"
+                    f"{self.cpu_ratio():.2f} / {self.facade_ratio():.2f} / "
+                    f"{self.ratio('grpc_messages_per_operation'):.2f}"
                 )
             lines.append(
                 f"| {self.load.name} | {name} | {middle['operations_per_s']:.0f} | {middle['p50_ms']:.2f} | "
@@ -153,19 +185,23 @@ class Comparison:
 
 HEAD = (
     "| load | version | per second | p50 ms | p99 ms | CPU us: facade, leaders, followers, helpers, load generator | "
-    "messages | ratios: rate / p50 / p99 / CPU / messages |\n|---|---|---|---|---|---|---|---|"
+    "messages | ratios: rate / p50 / p99 / CPU / facade's CPU / messages |\n|---|---|---|---|---|---|---|---|"
 )
 
 
-def compare(other: Cluster, this: Cluster, options: argparse.Namespace) -> list[Comparison]:
-    """Puts all loads on both clusters, in turn. Requires: both run."""
-    clusters = (other, this)
-    meters = [Meter(cluster) for cluster in clusters]
-    fill = Workload(
-        kind="put", seconds=60, operations=WARM_UP_OPERATIONS, keys=options.keys, value_bytes=options.value_bytes
-    )
-    for cluster, meter in zip(clusters, meters, strict=True):
-        measure(cluster, meter, "fill", fill)
+def compare(sides: Sequence[Side], options: argparse.Namespace) -> list[Comparison]:
+    """Puts all loads on the other cluster and this one, in turn. Requires: both run."""
+    meters = [Meter(side.cluster, side.secure) for side in sides]
+    for side, meter in zip(sides, meters, strict=True):
+        fill = Workload(
+            kind="put",
+            seconds=60,
+            operations=WARM_UP_OPERATIONS,
+            keys=options.keys,
+            value_bytes=options.value_bytes,
+            headers=side.headers,
+        )
+        measure(side.cluster, meter, "fill", fill)
     loads = [
         Load(kind, consistency, connections)
         for kind, consistency in (("put", ""), ("get", "linearizable"), ("get", "eventual"))
@@ -181,34 +217,109 @@ def compare(other: Cluster, this: Cluster, options: argparse.Namespace) -> list[
             for pair in range(options.pairs):
                 # The second one finds a warmer machine, so the order alternates.
                 for turn in (0, 1) if pair % 2 else (1, 0):
-                    load = comparison.load
-                    _, figures = measure(clusters[turn], meters[turn], load.name, load.workload(options))
+                    load, side = comparison.load, sides[turn]
+                    workload = load.workload(options, side.headers)
+                    _, figures = measure(side.cluster, meters[turn], load.name, workload)
                     (comparison.other, comparison.this)[turn].append(figures)
             print("\n".join(comparison.rows()), flush=True)
-            if not overspent(comparison, options.limit):
+            if not overspent(comparison, options):
                 break
     return found
 
 
-def overspent(comparison: Comparison, limit: float) -> list[str]:
+def overspent(comparison: Comparison, options: argparse.Namespace) -> list[str]:
     """The measures of which this version spends more than the limit allows; empty without a limit."""
-    spent = {"CPU": comparison.cpu_ratio(), "messages": comparison.ratio("grpc_messages_per_operation")}
+    if options.auth:
+        spent = {"CPU of a facade": comparison.facade_ratio()}
+    else:
+        spent = {"CPU": comparison.cpu_ratio(), "messages": comparison.ratio("grpc_messages_per_operation")}
     return [
-        f"{comparison.load.name}: {ratio:.2f} times the {what} per operation"
+        f"{comparison.load.name}: {ratio:.3f} times the {what} per operation"
         for what, ratio in spent.items()
-        if limit and ratio > limit
+        if options.limit and ratio > options.limit
     ]
 
 
-def judge(found: list[Comparison], limit: float) -> list[str]:
+def judge(found: list[Comparison], options: argparse.Namespace) -> list[str]:
     """The faults of the run: failed operations, elections, and costs beyond the limit."""
     wrong = []
     for comparison in found:
         for figures in (*comparison.other, *comparison.this):
             if figures["errors"] or figures["term_changes"]:
                 wrong.append(f"{comparison.load.name}: errors {figures['errors']}, terms {figures['term_changes']}")
-        wrong += overspent(comparison, limit)
+        wrong += overspent(comparison, options)
     return wrong
+
+
+def tls_settings(folder: Path) -> dict[str, str]:
+    """The settings for the mode ``none`` with the TLS of ``dougctl dev --auth``, and a certificate for all processes.
+
+    Args:
+        folder: The folder of the certificate; it does not exist yet.
+    """
+    folder.mkdir(parents=True)
+    tls = certificates.prepare(folder, (), ("facade",)).tls / "facade"
+    return {
+        "DOUGDB_TLS_MODE": "mutual",
+        "DOUGDB_TLS_CERT_FILE": str(tls / "tls.crt"),
+        "DOUGDB_TLS_KEY_FILE": str(tls / "tls.key"),
+        "DOUGDB_TLS_CA_FILE": str(tls / "ca.crt"),
+        "DOUGDB_HTTP_TLS": "off",
+    }
+
+
+def show_token(cluster: Cluster) -> None:
+    """Has the requests of the cluster's own methods carry its first token."""
+    file = cluster.data / "run" / "bootstrap.token"
+    # Asked from the start on, when the file is not there yet.
+    cluster.proof = lambda: {"authorization": f"Bearer {file.read_text().strip()}"} if file.exists() else {}
+
+
+def principal(cluster: Cluster) -> Headers:
+    """Makes the load's principal and returns what its requests carry.
+
+    Raises:
+        ClusterError: The facade refused it.
+    """
+    wanted = json.dumps({"name": "bench", "allow": ALLOWED}).encode()
+    answer = cluster.request("POST", "/v1/auth/tokens", wanted, {"content-type": "application/json"})
+    if answer.status not in (200, 201):
+        raise ClusterError(f"the load's token: {answer.status} {answer.body[:300]!r}")
+    return (("authorization", f"Bearer {answer.json()['token']}"),)
+
+
+def start(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[Side]:
+    """Starts the other cluster and this one; the stack ends them.
+
+    Raises:
+        ClusterError: One of them cannot be started.
+    """
+    other = take_out(options.ref) if options.ref else ROOT
+    settings = dict(options.other_setting)
+    if options.auth:
+        settings = {**tls_settings(folder / "other" / "certificates"), **settings}
+    sides: list[Side] = []
+    for name, root, variables, auth in (("other", other, settings, False), ("this", ROOT, {}, options.auth)):
+        # The first one runs before the second one looks for free ports.
+        cluster = Cluster(
+            folder / name,
+            shards=options.shards,
+            nodes=options.nodes,
+            command=(str(root / ".venv" / "bin" / "dougctl"), "dev"),
+            options=("--auth",) if auth else (),
+            environment=variables,
+        )
+        stack.callback(cluster.close)
+        if auth:
+            show_token(cluster)
+        cluster.start()
+        if options.auth:
+            run = cluster.data / "run" if auth else cluster.folder / "certificates"
+            trusted = ssl.create_default_context(cafile=run / "tls" / "facade" / "ca.crt")
+            sides.append(Side(cluster, principal(cluster) if auth else (), Secure(trusted, "localhost")))
+        else:
+            sides.append(Side(cluster))
+    return sides
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -218,8 +329,7 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def main() -> int:
-    """Runs the command line."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares this version with another one, in turn.")
     parser.add_argument("--ref", default="", help="the commit to compare with")
     parser.add_argument(
@@ -230,6 +340,7 @@ def main() -> int:
         metavar="NAME=VALUE",
         help="what only the other one has",
     )
+    parser.add_argument("--auth", action="store_true", help="only this one has authentication; both have TLS")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each load lasts")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64, 256])
@@ -238,43 +349,33 @@ def main() -> int:
     parser.add_argument("--value-bytes", type=int, default=100)
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=0.0, help="fail above this ratio of CPU or messages")
+    parser.add_argument(
+        "--limit", type=float, default=0.0, help="fail above this ratio of CPU or messages, or of the facade's CPU"
+    )
     parser.add_argument(
         "--attempts", type=int, default=1, help="how often a load that exceeds it is measured until it counts"
     )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
-    if not (options.ref or options.other_setting):
-        parser.error("there is nothing to compare with: --ref, or --other-setting")
-    clusters: list[Cluster] = []
+    if not (options.ref or options.other_setting or options.auth):
+        parser.error("there is nothing to compare with: --ref, --other-setting, or --auth")
+    return options
+
+
+def main() -> int:
+    """Runs the command line."""
+    options = _options()
     try:
-        with tempfile.TemporaryDirectory(prefix="dougdb-ab-", ignore_cleanup_errors=True) as folder:
-            try:
-                other = take_out(options.ref) if options.ref else ROOT
-                for name, root, variables in (("other", other, dict(options.other_setting)), ("this", ROOT, {})):
-                    command = (str(root / ".venv" / "bin" / "dougctl"), "dev")
-                    # The first one runs before the second one looks for free ports.
-                    clusters.append(
-                        Cluster(
-                            Path(folder) / name,
-                            shards=options.shards,
-                            nodes=options.nodes,
-                            command=command,
-                            environment=variables,
-                        )
-                    )
-                    clusters[-1].start()
-                found = compare(clusters[0], clusters[1], options)
-            finally:
-                for cluster in clusters:
-                    cluster.close()
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dougdb-ab-", ignore_cleanup_errors=True))
+            found = compare(start(Path(folder), options, stack), options)
     except ClusterError as error:
         print(error, file=sys.stderr)
         return 1
     if options.json:
         figures = [comparison.summary() for comparison in found]
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    wrong = judge(found, options.limit)
+    wrong = judge(found, options)
     print("\n".join(wrong), file=sys.stderr)
     return 1 if wrong else 0
 

@@ -57,6 +57,7 @@ class Workload:
         timeout_s: After how many seconds an operation is given up and its connection closed.
         seed: The seed of the order in which keys are read, and of the values.
         condition: The condition of puts, one of ``CONDITIONS``; empty for none.
+        headers: Further headers of every request, as name and value; ``authorization``, say.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Workload:
     timeout_s: float = 15.0
     seed: int = 1
     condition: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         assert self.kind in ("put", "get"), self.kind
@@ -153,7 +155,8 @@ class _Run:
         self.start_ns = 0
         self.ends_ns = 0
         self.last_answer_ns = 0
-        self._head = f" HTTP/1.1\r\nhost: {host}\r\n".encode()
+        headers = "".join(f"{name}: {value}\r\n" for name, value in workload.headers)
+        self._head = f" HTTP/1.1\r\nhost: {host}\r\n{headers}".encode()
         self._random = Random(workload.seed)
         body = self._random.randbytes(workload.value_bytes)
         self._put_rest = f"content-length: {len(body)}\r\n\r\n".encode() + body
@@ -187,6 +190,15 @@ class _Run:
         result.latencies_ns.append(now_ns - sent_ns)
         result.answered_ns.append(now_ns - self.start_ns)
         self.last_answer_ns = now_ns
+
+
+def request_of(workload: Workload) -> bytes:
+    """The first request that a connection of a workload sends."""
+    run = _Run(workload, "localhost", None)
+    run.ends_ns = 1
+    request = run.next_request(0)
+    assert request is not None, "no request is to be sent"
+    return request
 
 
 class _LoadConnection(asyncio.Protocol):

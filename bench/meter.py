@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.http11 import fetch
+from bench.http11 import Secure, fetch
 
 SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?P<labels>\{[^}]*\})?\s+(?P<value>\S+)")
 
@@ -124,9 +124,9 @@ def parse_metrics(text: str) -> dict[str, dict[str, float]]:
     return metrics
 
 
-def scrape(port: int) -> dict[str, dict[str, float]]:
-    """The metrics that a process serves on its admin port."""
-    response = fetch(port, "GET", "/metrics", headers={"accept": "text/plain"})
+def scrape(port: int, secure: Secure | None = None) -> dict[str, dict[str, float]]:
+    """The metrics that a process serves on its admin port; over TLS with ``secure``."""
+    response = fetch(port, "GET", "/metrics", headers={"accept": "text/plain"}, secure=secure)
     assert response.status == 200, f"/metrics on port {port} answered {response.status}"
     return parse_metrics(response.body.decode())
 

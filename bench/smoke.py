@@ -23,6 +23,7 @@ if __package__ in (None, ""):  # Started by its path, as `make bench-smoke` does
 
 from bench.cluster import Cluster
 from bench.fresh import add_layout, on_fresh_cluster
+from bench.http11 import Secure
 from bench.load import LoadResult, Workload, run_blocking
 from bench.meter import cpu_s, family, family_pss_bytes, rss_bytes, scrape, total
 
@@ -34,7 +35,9 @@ BOUND_S = 120
 class Meter:
     """Reads the CPU time that the groups of processes of a cluster have spent, and the messages they have received."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, secure: Secure | None = None) -> None:
+        """Finds the processes of a cluster; its nodes are asked over TLS with ``secure``."""
+        self._secure = secure
         self._views = cluster.views()
         facades = {path.stem for path in (cluster.data / "run").glob("facade*.pid")}
         self._facades = [cluster.member(name) for name in sorted(facades)]
@@ -54,11 +57,11 @@ class Meter:
 
     def messages(self) -> float:
         """How many gRPC messages all nodes have received so far."""
-        return sum(total(scrape(view.admin_port), MESSAGES) for view in self._views)
+        return sum(total(scrape(view.admin_port, self._secure), MESSAGES) for view in self._views)
 
     def terms(self) -> dict[str, float]:
         """The term of every node, from its own gauge."""
-        return {view.id: total(scrape(view.admin_port), "dougdb_raft_term") for view in self._views}
+        return {view.id: total(scrape(view.admin_port, self._secure), "dougdb_raft_term") for view in self._views}
 
     def memory(self) -> dict[str, dict[str, float]]:
         """PSS and RSS in MB of every process with its children."""

@@ -97,6 +97,7 @@ ENCODERS = {
     "services/raft-node/src/raft_node/kv/operations/expiry.py:encode_expire": COMMANDS,
     "services/raft-node/src/raft_node/kv/operations/tokens.py:TokenRecord.encode": RECORDS,
     "services/raft-node/src/raft_node/kv/operations/tokens.py:encode_limits": RECORDS,
+    "services/raft-node/src/raft_node/kv/operations/tokens.py:encode_stored_limits": RECORDS,
     "services/raft-node/src/raft_node/kv/ownership.py:Ownership.encode": RECORDS,
     "services/raft-node/src/raft_node/kv/partitions.py:encode_create_shard": COMMANDS,
     "services/raft-node/src/raft_node/kv/scan.py:encode": "by doug_wire.scan.encode_entry",

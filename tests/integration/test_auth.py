@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -18,13 +19,16 @@ import pytest
 from bench.cluster import Cluster, wait_for
 from bench.http11 import Response, fetch
 
-from doug.v1 import admin_pb2, admin_pb2_grpc
+from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PAGE = Path(__file__).parents[2] / "docs" / "auth.md"
 VALUE = "a-value-that-nobody-logs"
 REFUSED_S = 60.0
+CALL_S = 15.0
+SETTLED_S = 180.0
+"""How long a machine with other work may need until nodes have a leader that stays."""
 
 
 @pytest.fixture(scope="module")
@@ -161,28 +165,107 @@ def test_a_browser_signs_in_and_other_pages_get_nothing(cluster: Cluster, operat
     assert ask("GET", state, cookie=cookie, doug_csrf=csrf).status == 401
 
 
-def test_the_ports_of_nodes_serve_no_client(cluster: Cluster) -> None:
+def channel_to(cluster: Cluster, address: str, certificate: str) -> grpc.Channel:
+    """A connection to a node's port with a certificate of the cluster; with none if its name is empty."""
+    folder = cluster.data / "run" / "tls" / (certificate or "client")
+    pair = ((folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes()) if certificate else ()
+    credentials = grpc.ssl_channel_credentials((folder / "ca.crt").read_bytes(), *pair)
+    return grpc.secure_channel(address, credentials, [("grpc.enable_http_proxy", 0)])
+
+
+def code_of(call: Callable[..., Any], request: Any, token: str = "") -> grpc.StatusCode:
+    """The status of a call with a token."""
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    try:
+        call(request, timeout=CALL_S, metadata=metadata)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def test_the_ports_of_nodes_serve_no_stranger(cluster: Cluster) -> None:
     """Neither in plaintext nor with TLS and no certificate; that of a node is let in, which shows that they serve."""
-    folder = cluster.data / "run" / "tls" / cluster.node_ids[0]
-    address = cluster.views()[0].address
-    authority = (folder / "ca.crt").read_bytes()
-    with_none = grpc.ssl_channel_credentials(authority)
-    own = grpc.ssl_channel_credentials(authority, (folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes())
-    options = [("grpc.enable_http_proxy", 0)]
-
-    def code_of(channel: grpc.Channel) -> grpc.StatusCode:
-        stub = admin_pb2_grpc.AdminStub(channel)
+    address, bearer = cluster.views()[0].address, cluster.proof()["authorization"].partition(" ")[2]
+    for channel, expected in (
+        (grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]), grpc.StatusCode.UNAVAILABLE),
+        (channel_to(cluster, address, ""), grpc.StatusCode.UNAVAILABLE),
+        (channel_to(cluster, address, "client"), grpc.StatusCode.UNAUTHENTICATED),
+        (channel_to(cluster, address, cluster.node_ids[0]), grpc.StatusCode.OK),
+    ):
         with channel:
-            try:
-                stub.Status(admin_pb2.StatusRequest(), timeout=60, metadata=tuple(cluster.proof().items()))
-            except grpc.RpcError as error:
-                code: grpc.StatusCode = error.code()
-                return code
-        return grpc.StatusCode.OK
+            stub = admin_pb2_grpc.AdminStub(channel)
+            assert code_of(stub.Status, admin_pb2.StatusRequest(), bearer) is expected
 
-    assert code_of(grpc.insecure_channel(address, options)) is grpc.StatusCode.UNAVAILABLE
-    assert code_of(grpc.secure_channel(address, with_none, options)) is grpc.StatusCode.UNAVAILABLE
-    assert code_of(grpc.secure_channel(address, own, options)) is grpc.StatusCode.OK
+
+UNSETTLED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""What a node answers that does not lead, or has lost its leader for a moment."""
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> Iterator[list[grpc.Channel]]:
+    """A client's connections to all nodes."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(channel_to(cluster, view.address, "client")) for view in cluster.views()]
+
+
+def test_a_client_may_do_at_a_node_what_its_token_allows(
+    cluster: Cluster, operator: Person, nodes: list[grpc.Channel]
+) -> None:
+    """By the same rule as at a facade."""
+    ok, denied, unknown = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
+
+    def code(stub: Callable[[grpc.Channel], Any], method: str, request: Any, token: str) -> grpc.StatusCode:
+        """What the one that leads answers, or the first that refuses."""
+
+        def asked() -> grpc.StatusCode | None:
+            codes = (code_of(getattr(stub(channel), method), request, token) for channel in nodes)
+            return next((each for each in codes if each not in UNSETTLED), None)
+
+        return wait_for(asked, SETTLED_S, f"an answer to {method}")
+
+    app = operator.makes("guest", allow=["read:config/", "write:jobs/", "watch:config/"])
+    doug, admin = doug_pb2_grpc.DougStub, admin_pb2_grpc.AdminStub
+    read = doug_pb2.GetRequest(key=b"config/a")
+    for stub, method, request, expected in (
+        (doug, "Get", read, ok),
+        (doug, "Get", doug_pb2.GetRequest(key=b"app/a"), denied),
+        (doug, "Get", doug_pb2.GetRequest(key=b"app/a", consistency=doug_pb2.CONSISTENCY_EVENTUAL), denied),
+        (doug, "Put", doug_pb2.PutRequest(key=b"config/a", value=b"1"), denied),
+        (doug, "Put", doug_pb2.PutRequest(key=b"jobs/a", value=b"1"), ok),
+        (admin, "Status", admin_pb2.StatusRequest(), denied),
+        (admin, "GetAuth", admin_pb2.GetAuthRequest(), denied),
+    ):
+        assert code(stub, method, request, app.token) is expected, request
+        assert code(stub, method, request, "") is unknown, request
+    assert code(admin, "Status", admin_pb2.StatusRequest(), operator.token) is unknown, "it counts at facades alone"
+    for channel in nodes:
+        # Every node of shard 0 judges and reads, those that follow, too.
+        forwarded = doug_pb2.GetRequest(key=b"config/a", forward=True)
+        get = doug(channel).Get
+        wait_for(lambda: code_of(get, forwarded, app.token) is ok, SETTLED_S, "each node to serve")  # noqa: B023
+
+    wanted = doug_pb2.WatchRequest(now=True, start=b"config/", end=b"config0")
+
+    def begun() -> Iterator[doug_pb2.WatchBatch] | None:
+        stream = doug(nodes[0]).Watch(wanted, metadata=(("authorization", f"Bearer {app.token}"),))
+        with contextlib.suppress(grpc.RpcError):
+            next(stream)
+            return stream
+        return None
+
+    watching = wait_for(begun, SETTLED_S, "a watch")
+    operator.succeeds("auth", "token", "revoke", "guest")
+    with pytest.raises(grpc.RpcError) as ended:
+        for _ in watching:
+            pass
+    assert ended.value.code() in (unknown, *UNSETTLED)
+    for channel in nodes:
+        get = doug(channel).Get
+        wait_for(lambda: code_of(get, read, app.token) is unknown, SETTLED_S, "each node to refuse it")  # noqa: B023
+    told = "".join((cluster.data / "run" / f"{name}.log").read_text() for name in cluster.node_ids)
+    assert '"principal": "token:guest"' in told
+    assert app.token.rpartition("_")[2] not in told
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,10 @@ KEYED: dict[tuple[str, str], list[Wanted]] = {
         ("GET", "/v1/kv?prefix={p}&reverse=true&keys_only=true&limit=1", None, "read"),
         ("GET", "/v1/kv?key64={p64}", None, "read"),
     ],
-    (RANGE_ROUTE, "HEAD"): [("HEAD", "/v1/kv?key64={p64}", None, "read")],
+    (RANGE_ROUTE, "HEAD"): [
+        ("HEAD", "/v1/kv?key64={p64}", None, "read"),
+        ("HEAD", "/v1/kv?prefix={p}", None, "read"),
+    ],
     (RANGE_ROUTE, "PUT"): [("PUT", "/v1/kv?key64={p64}", b"v", "write")],
     (RANGE_ROUTE, "POST"): [("POST", "/v1/kv:increment?key64={p64n}", {"by": 1}, "write")],
     (RANGE_ROUTE, "DELETE"): [
@@ -68,7 +71,9 @@ KEYED: dict[tuple[str, str], list[Wanted]] = {
         ("GET", "/v1/watch?key={p}a&from=start", None, "watch"),
         ("GET", "/v1/watch?start={p}a&end={p}b", None, "watch"),
     ],
+    ("/v1/watch", "HEAD"): [("HEAD", "/v1/watch?prefix={p}", None, "watch")],
     ("/v1/ops/{key}", "GET"): [("GET", "/v1/ops/some-key?for={p}a", None, "write")],
+    ("/v1/ops/{key}", "HEAD"): [("HEAD", "/v1/ops/some-key?for={p}a", None, "write")],
 }
 
 

@@ -403,6 +403,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         for first in range(0, len(wanted), size):
             if self.scan_pages_until_break == 0:
                 self.scan_pages_until_break = -1
+                self.log_index += 3  # The shard goes on meanwhile.
                 await context.abort(grpc.StatusCode.ABORTED, "SCAN_EXPIRED: it is so", (("doug-code", "SCAN_EXPIRED"),))
             self.scan_pages_until_break -= 1
             part = wanted[first : first + size]

@@ -30,7 +30,7 @@ _BOUNDS = frozenset({"start", "start64", "end", "end64"})
 _ENTRY = frozenset(
     {"key", "key64", "value", "encoding", "revision", "content_type", "content_encoding", "expires_at"},
 )
-_TRAILER = frozenset({"complete", "count", "next_cursor", "cut_changed", "revisions", "error"})
+_TRAILER = frozenset({"complete", "count", "next_cursor", "cut_changed", "revisions", "session", "error"})
 _PAGE = frozenset({"items", "prefixes", "next_cursor", "complete", "revisions"})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,7 @@ class Lease:
         self.revision = revision
         self._sent_s = sent_s
         self._lost = False
+        self._news = threading.Lock()
 
     @property
     def ends_s(self) -> float:
@@ -89,9 +91,10 @@ class Lease:
         self.revision = revision
         self._sent_s = sent_s
 
-    def lose(self) -> None:
-        """Notes that the lock may have another holder."""
+    def lose(self) -> bool:
+        """Notes that the lock may have another holder; returns whether that is news, to one of several threads."""
         self._lost = True
+        return self._news.acquire(blocking=False)
 
     def holds(self, now_s: float) -> bool:
         """Whether the lock is surely held."""

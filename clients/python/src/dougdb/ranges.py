@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from dougdb import checks
 from dougdb.answers import Answer, error_of_problem
@@ -175,14 +175,26 @@ def entry_of(document: Mapping[str, Any]) -> Entry:
         raise ServerError(200, f"not an entry: {error!r}") from None
 
 
+class End(NamedTuple):
+    """The last line of a stream of entries.
+
+    Attributes:
+        complete: Whether the stream is complete.
+        session: The session token of what the whole stream has shown; empty if the line has none.
+    """
+
+    complete: bool
+    session: str
+
+
 def lines(wanted: Range, *, limit: int | None, keys_only: bool, consistency: Consistency | str | None) -> Call[None]:
     """A range as a stream of lines; ``entry_of_line`` reads them."""
     params = wanted.params() | _options(limit, keys_only, consistency)
     return Call("GET", "/v1/kv", lambda answer: None, params, _LINES, reads=True)
 
 
-def entry_of_line(line: bytes) -> Entry | bool:
-    """An entry, or at the end whether the stream is complete.
+def entry_of_line(line: bytes) -> Entry | End:
+    """An entry, or the end of the stream.
 
     Raises:
         DougdbError: The line says that the stream was given up, and why.
@@ -199,7 +211,7 @@ def entry_of_line(line: bytes) -> Entry | bool:
     problem = document.get("error")
     if isinstance(problem, dict):
         raise error_of_problem(int(problem.get("status", 503)), problem, write=False)
-    return bool(document["complete"])
+    return End(bool(document["complete"]), str(document.get("session") or ""))
 
 
 def page(

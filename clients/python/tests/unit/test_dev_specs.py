@@ -193,6 +193,9 @@ def test_with_access_every_process_has_a_certificate_of_its_own_and_no_token_of_
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert spec.id in names.get_values_for_type(x509.DNSName)
         assert (certificates.FACADE_NAME in names.get_values_for_type(x509.DNSName)) == (spec is facade)
+    guest = x509.load_pem_x509_certificate((tmp_path / "run" / "tls" / "client" / "tls.crt").read_bytes())
+    names = guest.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.DNSName(certificates.CLIENT_NAME)], "it must speak for nobody, not even for loopback"
     assert facade.environment["DOUGDB_HTTP_TLS"] == "off"
     assert "DOUGDB_AUTH_BOOTSTRAP_FILE" not in node.environment
     assert access.token.stat().st_mode & 0o777 == 0o600

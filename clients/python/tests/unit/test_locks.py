@@ -133,6 +133,60 @@ def test_without_idempotency_keys_the_holder_knows_its_lock_by_its_nonce(store: 
     assert b"locks/l" not in store.values
 
 
+def test_a_request_that_comes_late_does_not_lengthen_the_lease(store: Any, pace: FakePace) -> None:
+    """The first request was given up, and took the lock all the same before the second one was sent."""
+    taken_s = 0.0
+    late: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        nonlocal taken_s
+        if request.method == "PUT" and not store.requests:
+            store.requests.append(request)
+            late.append(request)
+            raise httpx.ReadTimeout("the answer was lost")
+        answer = store.handle(request)
+        if late:
+            store.handle(late.pop())
+            taken_s = pace.now_s
+        elif request.method != "GET" and answer.is_success:
+            taken_s = pace.now_s
+        return answer
+
+    def stand_still() -> None:
+        pace.now_s += 3
+
+    pace.on_sleep = stand_still
+    client = DougClient(URL, exactly_once=False, transport=httpx.MockTransport(handle), pace=pace)
+    with client.lock("l", ttl=9) as held:
+        assert held.held
+        assert held.left_s <= taken_s + 9 - pace.now_s
+        assert held.token == 7
+
+
+def test_the_end_of_a_lease_is_told_in_time_while_a_renewal_hangs(store: Any, pace: FakePace) -> None:
+    told: list[float] = []
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        if store.requests:
+            pace.now_s += request.extensions["timeout"]["read"]
+            raise httpx.ReadTimeout("silence")
+        answer: httpx.Response = store.handle(request)
+        return answer
+
+    client = DougClient(URL, transport=httpx.MockTransport(hang), pace=pace)
+    held = client.lock("l", ttl=9, on_lost=lambda: told.append(pace.now_s))
+    held.acquire()
+    pace.made[-1].run()
+    assert pace.now_s < 116, "a renewal that hangs holds nobody up for long"
+    assert len(told) == 1
+    pace.now_s = 100.0
+    store.requests.clear()
+    again = client.lock("other", ttl=9, on_lost=lambda: told.append(pace.now_s))
+    again.acquire()
+    pace.made[-2].run()
+    assert told[1:] == [109.0], "and the end is told while it hangs"
+
+
 @pytest.mark.parametrize("theft", ["gone", "taken"])
 def test_a_lost_lock_is_told(client: DougClient, store: Any, pace: FakePace, theft: str) -> None:
     told: list[str] = []

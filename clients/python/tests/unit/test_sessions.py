@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import httpx
 import pytest
@@ -83,6 +84,37 @@ async def test_requests_of_a_session_go_one_after_the_other() -> None:
         await asyncio.gather(*(client.put(f"k{number}", b"") for number in range(10)))
         assert facade.most > 1
     assert [token for token, _ in facade.sent()[:10]] == [None, *map(str, range(1, 10))]
+
+
+async def test_a_stream_begins_in_the_turn_of_its_session() -> None:
+    """Its answer would else bring back a token that does not know of what was written while it was under way."""
+    facade = Facade()
+    async with AsyncDougClient(URL, transport=httpx.MockTransport(facade.handle_async)) as client:
+        session = client.session()
+
+        async def scan() -> None:
+            async with contextlib.aclosing(session.scan()) as found:
+                assert [entry async for entry in found] == []
+
+        await asyncio.gather(scan(), session.put("k", b""), scan(), session.put("k", b""))
+        assert facade.most == 1
+    assert [token for token, _ in facade.sent()] == [None, "1", "2", "3"]
+    assert session.session_token == "4"
+
+
+def test_a_stream_tells_at_its_end_how_far_it_has_seen() -> None:
+    """It may have gone on at a later point than the one that its head tells."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        line = b'{"complete": true, "session": "later"}\n'
+        return httpx.Response(200, content=line, headers={"Doug-Session": "earlier"})
+
+    with DougClient(URL, transport=httpx.MockTransport(handle)) as client:
+        session = client.session()
+        assert list(session.scan()) == []
+        assert session.session_token == "later"
+        assert list(client.scan()) == []
+        assert client.session_token == ""
 
 
 def test_a_foreign_session_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,26 @@ def test_nothing_for_longer_than_the_deadline_is_told(store: Any, client: DougCl
         next(client.watch())
 
 
+def test_a_caller_that_takes_its_time_is_no_silence_of_the_store(store: Any) -> None:
+    """The facade drops a client that reads too slowly; the watch goes on all the same."""
+    pace = FakePace()
+    client = DougClient(URL, transport=httpx.MockTransport(store.handle), pace=pace)
+    store.script = [httpx.Response(200, content=put(place, "k")) for place in ("6", "7")]
+    with contextlib.closing(client.watch()) as changes:
+        assert next(changes).id == "w1-6"
+        pace.now_s += 3600
+        assert next(changes).id == "w1-7"
+    entry = {"key": "a", "value": "", "revision": "7", "content_type": "a/b", "expires_at": None}
+    store.script = [
+        httpx.Response(200, content=json.dumps(entry).encode() + b"\n"),
+        httpx.Response(200, content=json.dumps({**entry, "key": "b"}).encode() + b'\n{"complete": true}\n'),
+    ]
+    entries = client.scan()
+    assert next(entries).key == b"a"
+    pace.now_s += 3600
+    assert [each.key for each in entries] == [b"b"]
+
+
 def test_waiting_for_a_value(store: Any, client: DougClient) -> None:
     def is_done(value: Value | None) -> bool:
         return value is not None and value.data == b"done"
@@ -140,6 +161,34 @@ def test_waiting_for_a_value(store: Any, client: DougClient) -> None:
         store.script += [httpx.Response(200, content=line("progress", "5")), httpx.Response(200, content=b"begun")]
     with pytest.raises(WaitTimeoutError, match="k did not become"):
         client.wait_for("k", is_done, timeout_s=5)
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, 3.0, 7.0, 12.0])
+def test_waiting_ends_in_its_time_although_progress_is_told_meanwhile(timeout_s: float) -> None:
+    pace = FakePace()
+
+    class Progress(httpx.SyncByteStream):
+        """Tells progress at once, and again every five seconds."""
+
+        def __init__(self, read_s: float) -> None:
+            self._read_s = read_s
+
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield line("progress", "5")
+                pace.now_s += min(5.0, self._read_s)
+                if self._read_s < 5.0:
+                    raise httpx.ReadTimeout("silence")
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/v1/watch":
+            return refused(404, "not_found")
+        return httpx.Response(200, stream=Progress(request.extensions["timeout"]["read"]))
+
+    client = DougClient(URL, transport=httpx.MockTransport(handle), pace=pace)
+    with pytest.raises(WaitTimeoutError):
+        client.wait_for("k", lambda value: value is not None, timeout_s=timeout_s)
+    assert timeout_s <= pace.now_s - 100.0 < timeout_s + 1.0
 
 
 async def test_the_client_for_asyncio_does_the_same(store: Any) -> None:

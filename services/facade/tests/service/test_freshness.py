@@ -321,6 +321,55 @@ async def test_ranges_and_batches_take_sessions_and_bounds(make_facade: MakeFaca
         assert 30 <= int(answer.headers["doug-staleness-ms"]) <= 2000
 
 
+async def test_the_answer_to_a_batch_names_all_nodes_that_gave_it(make_facade: MakeFacade) -> None:
+    facade = await make_facade(shards=2, nodes=2)
+    known = [node for shard in facade.router.shards.values() for node in shard.nodes.values()]
+    for node in known:
+        node.want()
+    await facade.until(lambda: all(node.up for node in known), "all are connected")
+    for shard in (0, 1):
+        leader, follower = nodes_of(facade, shard)
+        leader.log_index, leader.staleness_ms, follower.staleness_ms = 7, 1, 30 + shard
+    puts = [{"op": "put", "key": f"k{number}", "value": "v"} for number in range(12)]
+    gets = [{"op": "get", "key": each["key"]} for each in puts]
+
+    async def receipt(operations: list[dict[str, str]], **params: str) -> dict[str, str]:
+        answer = await facade.http.post("/v1/batch", json={"operations": operations}, params=params)
+        assert {each["status"] for each in answer.json()["results"]} <= {200}
+        return {name: value for name, value in answer.headers.items() if name.startswith("doug-")}
+
+    told = await receipt([*puts, *gets])
+    assert (told["doug-shard"], told["doug-served-by"]) == ("0, 1", "shard-0-0, shard-1-0")
+    assert (told["doug-role"], told["doug-applied-index"]) == ("leader, leader", "7, 7")
+    assert len(told["doug-term"].split(", ")) == 2
+    assert (told["doug-consistency-used"], told["doug-staleness-ms"]) == ("linearizable", "0")
+    one = await receipt([gets[0]])
+    assert one["doug-served-by"] == f"shard-{one['doug-shard']}-0", "one shard, one node"
+    for _ in range(8):
+        told = await receipt(gets, consistency="eventual")
+        served = told["doug-served-by"].split(", ")
+        assert told["doug-shard"] == "0, 1" and len(served) == len(told["doug-role"].split(", ")) == 2
+        stale_ms = max({"shard-0-1": 30, "shard-1-1": 31}.get(node_id, 1) for node_id in served)
+        assert int(told["doug-staleness-ms"]) >= stale_ms, "as old as the oldest"
+        if served == ["shard-0-1", "shard-1-1"]:
+            break
+    else:
+        pytest.fail("no batch was answered by the followers")
+    told = await receipt(puts, consistency="eventual")
+    assert told["doug-staleness-ms"] == "0", "nothing was read"
+    for node in (*nodes_of(facade, 0), nodes_of(facade, 1)[1]):
+        node.staleness_ms = None
+    assert "doug-staleness-ms" not in await receipt(gets, consistency="eventual"), "not proven of all"
+    assert "doug-served-by" not in await receipt([]), "nobody was asked"
+    lines = b"".join(json.dumps(each).encode() + b"\n" for each in puts)
+    answer = await facade.http.post("/v1/batch", content=lines, headers={"content-type": "application/x-ndjson"})
+    assert answer.headers["doug-served-by"] == "shard-0-0, shard-1-0" and "doug-session" not in answer.headers
+    answer = await facade.http.delete("/v1/kv?prefix=k")
+    assert (answer.json()["deleted"], answer.headers["doug-served-by"]) == (12, "shard-0-0, shard-1-0")
+    answer = await facade.http.delete("/v1/kv?prefix=k&limit=2&dry_run=true")
+    assert answer.headers["doug-served-by"] == "shard-0-0, shard-1-0"
+
+
 @pytest.mark.parametrize("lines", [False, True])
 async def test_a_session_sees_what_came_before_in_the_same_batch(make_facade: MakeFacade, *, lines: bool) -> None:
     facade = await make_facade(nodes=2)

@@ -258,7 +258,7 @@ async def test_a_node_whose_status_was_not_to_be_had_is_asked_again(make_facade:
 async def test_openapi_describes_it(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     paths = (await facade.http.get("/openapi.json")).json()["paths"]
-    assert set(paths["/v1/shards/{shard}/members"]) == {"get", "post"}
+    assert set(paths["/v1/shards/{shard}/members"]) == {"get", "head", "post"}
     assert set(paths["/v1/shards/{shard}/members/{name}"]) == {"delete"}
     replace = paths["/v1/shards/{shard}/members/{name}/replace"]["post"]
     assert {"200", "400", "404", "409", "503", "504"} <= set(replace["responses"])

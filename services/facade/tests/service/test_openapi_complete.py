@@ -73,10 +73,10 @@ async def test_every_operation_of_the_document_has_a_rule_and_is_served(
 async def test_a_method_that_is_not_there_is_told_those_that_are(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     for path, allow in (
-        ("/v1/auth/tokens", "GET, POST"),
-        ("/v1/auth/users", "DELETE, GET, POST"),
+        ("/v1/auth/tokens", "GET, HEAD, POST"),
+        ("/v1/auth/users", "DELETE, GET, HEAD, POST"),
         ("/v1/auth/roles/r", "DELETE, PUT"),
-        ("/v1/shards/0/members", "GET, POST"),
+        ("/v1/shards/0/members", "GET, HEAD, POST"),
         ("/docs", "GET, HEAD"),
         ("/", "GET, HEAD"),
         ("/v1/kv/k", "DELETE, GET, HEAD, PUT"),

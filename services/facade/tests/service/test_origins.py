@@ -91,7 +91,6 @@ async def test_pages_of_named_origins_may_read_and_write(make_facade: MakeFacade
             assert "origin" in answer.headers["vary"]
         other = {"origin": "https://evil.example", "access-control-request-method": "PUT"}
         answer = await http.options("/v1/kv/k", headers=other)
-        assert answer.status_code == 405
         assert "access-control-allow-origin" not in answer.headers
         assert (await http.put("/v1/kv/k", headers=other, content=b"v")).status_code == 403
 
@@ -101,7 +100,6 @@ async def test_nothing_is_shared_by_default(make_facade: MakeFacade) -> None:
     asked = {"origin": "https://app.example.com", "access-control-request-method": "PUT"}
     async with page(facade) as http:
         answer = await http.options("/v1/kv/k", headers=asked)
-        assert answer.status_code == 405
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 

@@ -204,6 +204,7 @@ async def test_a_stream_of_lines_ends_with_a_line_that_says_that_it_is_complete(
     found, trailer = await lines(facade)
     assert [item["key"].encode() for item in found] == keys
     revisions = {str(shard.id): str(shard.revision) for shard in facade.cluster.shards}
+    assert facade.router.directory.sessions.read(trailer.pop("session").encode()).indexes == {0: 7, 1: 7, 2: 7}
     assert trailer == {
         "complete": True,
         "next_cursor": None,
@@ -230,9 +231,14 @@ async def test_a_stream_goes_on_behind_its_last_line_and_says_that_its_points_in
     keys = numbered(100)
     fill(facade, *keys)
     facade.cluster.shards[1].leader.scan_pages_until_break = 4
-    found, trailer = await lines(facade)
+    answer = await facade.http.get("/v1/kv", headers=LINES)
+    *found, trailer = [json.loads(text) for text in answer.text.splitlines()]
     assert [item["key"].encode() for item in found] == keys
     assert (trailer["complete"], trailer["cut_changed"]) == (True, True)
+    # Whoever goes on with the session sees no older state of a key than the stream has shown.
+    read = facade.router.directory.sessions.read
+    assert read(answer.headers["doug-session"].encode()).indexes == {0: 7, 1: 7}
+    assert read(trailer["session"].encode()).indexes == {0: 7, 1: 10}
 
 
 async def test_within_a_page_a_change_of_leader_is_not_seen(make_facade: MakeFacade) -> None:
@@ -433,7 +439,7 @@ async def test_a_cursor_of_another_range_direction_or_method_is_refused(make_fac
 async def test_other_methods_are_refused_and_an_empty_key_is_no_range(make_facade: MakeFacade) -> None:
     facade = await make_facade()
     answer = await facade.http.put("/v1/kv", content=b"v")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, DELETE")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, HEAD")
     answer = await facade.http.get("/v1/kv/")
     assert (answer.status_code, answer.json()["code"]) == (400, "empty_key")
 

@@ -169,6 +169,9 @@ async def test_ids_that_cannot_be_are_refused(make: MakeFacade) -> None:
     ):
         refused = await Client(facade, query).begun()
         assert (refused.status, refused.problem["code"]) == (status, code), query
+    twice = [("last-event-id", good), ("last-event-id", client.ids[0])]
+    answer = await facade.http.get("/v1/watch", headers=twice)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), "neither is chosen in silence"
     assert (await facade.http.post("/v1/watch")).status_code == 405
     await client.close()
 

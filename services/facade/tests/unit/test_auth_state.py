@@ -14,7 +14,7 @@ from doug.v1 import admin_pb2
 from doug_wire.auth import document as documents
 from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, Held, TokenRecord
 from doug_wire.auth.grants import Grant, Verb
-from facade.client.auth_state import USE_BYTES, AuthState
+from facade.client.auth_state import COPY_AGE_S, USE_BYTES, AuthState
 from facade.errors import ProblemError
 
 
@@ -112,3 +112,33 @@ async def test_a_change_does_not_put_an_older_document_back() -> None:
     await state.change(with_token("a"))
     assert (state.revision, set(state.document.tokens)) == (3, {"a", "b"})
     assert documents.decode(leader.held[1]) == state.document
+
+
+async def test_other_shards_are_told_again_and_again_and_only_while_shard_0_is_heard() -> None:
+    """Their nodes judge clients by their copies, for as long as they are told that there is nothing newer."""
+    zero, copy = Leader(EMPTY.encode(), 1), Leader(EMPTY.encode(), 1)
+    asked = asyncio.Semaphore(0)
+
+    async def get_auth(known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+        asked.release()
+        return admin_pb2.GetAuthResponse(revision=1)
+
+    copy.get_auth = get_auth  # type: ignore[method-assign]
+    shards = {number: SimpleNamespace(id=number, leader=each) for number, each in enumerate((zero, copy))}
+    state = AuthState(cast(Any, SimpleNamespace(shards=shards)), 0.001)
+    running = asyncio.create_task(state.run())
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await asked.acquire()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    state._copied.clear()
+    before = asked._value
+    assert state._heard_s is not None
+    state._heard_s -= 2 * COPY_AGE_S
+    await state.tell_copies()
+    assert asked._value == before, "a facade that does not hear shard 0 says nothing of what is newest"
+    await state.look()
+    await state.tell_copies()
+    assert asked._value == before + 1

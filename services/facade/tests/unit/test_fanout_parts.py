@@ -11,7 +11,8 @@ from doug_wire import command as commands
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_PART, decode_batch, encode_increment, encode_results
 from doug_wire.pipe import ResultRecord, Status
-from facade.client.fanout import PARTS_AT_ONCE, Outcome, _Wave
+from facade.client.fanout import PARTS_AT_ONCE, Outcome, Room, _Reads, _Wave
+from facade.client.places import Bytes
 
 PUT = Command(Opcode.PUT, b"k", b"", b"v", 0)
 INCREMENT = Command(Opcode.INCREMENT, b"n", b"", encode_increment(1), 0)
@@ -20,7 +21,7 @@ INCREMENT = Command(Opcode.INCREMENT, b"n", b"", encode_increment(1), 0)
 class FakeOperation:
     """Is answered already."""
 
-    uncertain, receipt, kind = False, None, 0
+    uncertain, receipt, kind, shard = False, None, 0, 0
 
     def __init__(self, result: ResultRecord) -> None:
         self._result = result
@@ -123,3 +124,41 @@ async def test_what_is_too_large_together_is_sent_in_parts() -> None:
     assert {place: result.revision for place, result in found.items() if isinstance(result, ResultRecord)} == {
         place: place + 1 for place in range(7)
     }
+
+
+class FakeRegistry:
+    """Ends what is under way."""
+
+    @staticmethod
+    def give_up(read: FakeOperation, error: Exception) -> None:
+        if not read.future.done():
+            read.future.set_exception(error)
+
+
+async def test_a_value_that_comes_when_its_client_has_just_gone_is_not_held_for_ever() -> None:
+    values = Bytes("values are held", 1 << 20, 1 << 10)
+    router: Any = FakeRouter()
+    router.registry = FakeRegistry()
+    reads = [FakeOperation(ResultRecord(place, Status.OK, 1, b"", bytes(100))) for place in range(3)]
+    for late in reads[1:]:
+        late.withhold()
+
+    async def carry_out() -> None:
+        with Room(values) as room:
+            under_way = _Reads(router, {}, room)
+            for place, read in enumerate(reads):
+                under_way.add(place, read)  # type: ignore[arg-type]
+            await under_way.wait()
+
+    task = asyncio.create_task(carry_out())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert values.held == 100
+    task.cancel()
+    # In the same turn of the loop comes an answer; its callback runs behind the end of the request.
+    reads[1].answer()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert values.held == 0

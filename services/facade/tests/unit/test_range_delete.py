@@ -12,8 +12,9 @@ from doug_wire.pipe import ResultRecord, Status
 from doug_wire.scan import ScanRecord
 from facade.client.fanout import Outcome, Room
 from facade.client.places import Bytes
+from facade.client.receipts import Receipt
 from facade.client.scan import ScanQuery
-from facade.client.sessions import Seen, Session
+from facade.client.sessions import Seen, Session, Sessions
 from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
 from facade.routes.ranges.deletion import RangeDeletion
 
@@ -22,12 +23,17 @@ REFUSED = NotAppliedError("no_leader", "There is no leader.", shard=1)
 UNKNOWN = OutcomeUnknownError("deadline_exceeded", "Nobody knows.", shard=1)
 
 
+def said_by(shard: int) -> Receipt:
+    return Receipt(shard, 9, ((b"doug-served-by", b"node-%d" % shard),), Sessions())
+
+
 class FakeScan:
     """Two keys."""
 
     def __init__(self) -> None:
         self.revisions = {0: 1, 1: 1}
         self.seen = [Seen(0, 5, True), Seen(1, 5, True)]
+        self.receipt = ((b"doug-served-by", b"x, y"),)
 
     async def batches(self) -> AsyncIterator[list[ScanRecord]]:
         yield [ScanRecord(0, key, 1, b"", b"", b"", 0) for key in (b"a", b"b")]
@@ -60,7 +66,7 @@ class FakeFanout:
     async def run(self, parts: Sequence[Any], *_: object) -> list[Outcome]:
         assert [part.wanted.key for part in parts] == [b"a", b"b"]
         return [
-            Outcome(result, shard, seen=None if isinstance(result, ProblemError) else Seen(shard, 9, True))
+            Outcome(result, shard, receipt=None if isinstance(result, ProblemError) else said_by(shard), strong=True)
             for shard, result in enumerate(self._results)
         ]
 
@@ -90,7 +96,9 @@ async def test_the_session_knows_what_was_deleted_also_when_a_part_failed() -> N
     done = await deletion(DELETED, DELETED).run(ScanQuery(), 100, dry_run=False)
     assert done.session is not None and dict(done.session.indexes) == {0: 9, 1: 9}
     before = ScanQuery(session=Session(1, {1: 7, 2: 3}))
+    assert dict(done.receipt)[b"doug-served-by"] == b"node-0, node-1", "they have deleted"
     partly = await deletion(DELETED, UNKNOWN).run(before, 100, dry_run=False)
     assert partly.session is not None and dict(partly.session.indexes) == {0: 9, 1: 7, 2: 3}
     counted = await deletion().run(before, 100, dry_run=True)
     assert counted.session is not None and dict(counted.session.indexes) == {0: 5, 1: 7, 2: 3}
+    assert dict(counted.receipt)[b"doug-served-by"] == b"x, y", "they have read"

@@ -38,13 +38,35 @@ def make(*zones: str, own: str = "") -> tuple[list[FakeNode], Replicas]:
 
 
 def chosen(replicas: Replicas, times: int, kind: Kind = Kind.READ_LOCAL, but: Any = None) -> str:
-    found = [replicas.choose(kind, NOW_S, but) for _ in range(times)]
-    return "".join("-" if node is None else node.id for node in found)
+    found = ""
+    for _ in range(times):
+        node = replicas.choose(kind, NOW_S, but)
+        if node is not None:
+            replicas.took(node)
+        found += "-" if node is None else node.id
+    return found
 
 
 def test_equal_replicas_take_turns() -> None:
     _, replicas = make("", "", "")
     assert chosen(replicas, 7) == "abcabca"
+
+
+def test_who_is_chosen_and_finds_nothing_left_to_take_keeps_the_turn() -> None:
+    nodes, replicas = make("", "", "")
+    taken = ""
+    for _ in range(4):
+        # The reads of one request come one after the other; each chooses, and then the first that is woken takes all.
+        order = [replicas.choose(Kind.READ_LOCAL, NOW_S)]
+        while (node := order[-1]) is not None:
+            node.granted.add(Kind.READ_LOCAL)
+            order.append(replicas.choose(Kind.READ_LOCAL, NOW_S))
+        assert len(order) == 4 and order[0] is not None
+        replicas.took(order[0])
+        taken += order[0].id
+        for each in nodes:
+            each.granted.clear()
+    assert taken == "abca"
 
 
 def test_those_that_are_down_stuck_or_have_their_turn_are_not_asked() -> None:

@@ -144,7 +144,7 @@ class Reference:
             case Opcode.CREATE_SHARD:
                 self._created = True
             case Opcode.SET_LIMITS:
-                self._kept_us, self._tokens_max, self._token_bytes_max = decode_limits(command.value)
+                self._kept_us, self._tokens_max, self._token_bytes_max = decode_limits(command.value).wanted
             case Opcode.EXPIRE:
                 return _result(Status.OK, self._expire(command))
             case _:

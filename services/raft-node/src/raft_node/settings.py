@@ -100,7 +100,7 @@ class NodeSettings(BaseSettings):
 
     auth_mode: str = Field(default="none", pattern=r"^(none|(token|mtls|oidc)( *, *(token|mtls|oidc))*)$")
     """The same value as the facades have. With any mode but ``none``, ``tls_mode`` must be ``mutual``, and only facades
-    and nodes may call Doug and Admin."""
+    and nodes may call Doug and Admin; with ``token`` also clients that show a token of ours, as far as it allows."""
     auth_facade_names: str = "dougdb-facade"
     """The names in certificates, a comma list, by which a caller is recognized as a facade. Nodes are recognized by the
     names in ``peers``."""
@@ -281,6 +281,11 @@ class NodeSettings(BaseSettings):
     def guarded(self) -> bool:
         """Whether clients have to authenticate themselves."""
         return self.auth_mode != "none"
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether clients that show a token may call Doug and Admin."""
+        return "token" in self.auth_mode
 
     @property
     def trusted_names(self) -> tuple[str, ...]:

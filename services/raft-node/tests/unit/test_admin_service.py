@@ -229,6 +229,17 @@ async def test_who_may_do_what_is_changed_in_shard_0_and_copied_elsewhere() -> N
         assert context.metadata == {"doug-code": "INVALID"}
 
 
+async def test_who_knows_the_newest_document_says_so_by_asking() -> None:
+    """Until then a node that holds a copy judges nobody by it: there may be a newer one."""
+    told: list[bool] = []
+    service = AdminService("n", 3, FakeNode(), EventRing(10, 10_000), lambda: told.append(True))
+    await service.GetAuth(pb.GetAuthRequest(known_revision=5), _ANY)
+    assert told == [], "it is behind what the asker knows"
+    await service.GetAuth(pb.GetAuthRequest(known_revision=4), _ANY)
+    await service.SetAuth(pb.SetAuthRequest(revision=5, document=EMPTY.encode(), copy=True), _ANY)
+    assert len(told) == 2
+
+
 async def test_a_change_of_something_older_is_refused() -> None:
     context = FakeContext()
     change = pb.SetAuthRequest(expected_revision=4, revision=5, document=EMPTY.encode())

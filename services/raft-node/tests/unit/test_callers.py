@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from doug.v1 import admin_pb2, doug_pb2
-from raft_node.rpc.doug.callers import LINES_BURST, RULES, Callers
+from raft_node.rpc.doug.callers import LINES_BURST, Callers
+from raft_node.rpc.doug.wanted import RULES
 
 
 class Aborted(Exception):  # noqa: N818
@@ -108,6 +109,7 @@ async def test_the_log_tells_who_was_refused_and_in_a_bounded_number_of_lines() 
         "outcome": "unauthenticated",
         "address": "ipv4:192.0.2.1:5",
         "certificate": "a-client, localhost",
+        "principal": "",
         "method": "/doug.v1.Doug/Get",
         "left_out": 0,
     }

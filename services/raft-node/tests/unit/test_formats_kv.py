@@ -118,6 +118,14 @@ RECORDS = {
         tokens.encode_limits(LIMITS),
         "050000000000000006000000000000000000700000000000",
     ),
+    "stored limits": (
+        tokens.encode_stored_limits(LIMITS),
+        "050000000000000006000000000000000000700000000000",
+    ),
+    "stored limits after a shorter time": (
+        tokens.encode_stored_limits(LIMITS._replace(before_us=8, before_kept_us=4)),
+        "05000000000000000600000000000000000070000000000008000000000000000400000000000000",
+    ),
     "note of a key": (
         NOTE,
         "006475652f0000000000000003016b",

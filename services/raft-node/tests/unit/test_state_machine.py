@@ -9,6 +9,7 @@ import pytest
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.partition_map import PartitionMap
+from doug_wire.payload import Txn, encode_batch, encode_txn
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
 from raft_node import entry as entries
@@ -153,7 +154,13 @@ def test_the_log_clock_never_goes_back() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    [entries.encode(2, 1, 99, 0), entries.encode(2, 1, EntryKind.COMMAND, 0, commands.encode(77, b"k"))],
+    [
+        entries.encode(2, 1, 99, 0),
+        entries.encode(2, 1, EntryKind.COMMAND, 0, commands.encode(77, b"k")),
+        command(2, Opcode.BATCH, b"k", encode_batch([commands.encode(77, b"k")])),
+        command(2, Opcode.BATCH, b"k", encode_batch([commands.encode(Opcode.TXN, b"k")])),
+        command(2, Opcode.TXN, b"k", encode_txn(Txn((), (commands.encode(77, b"k"),), ()))),
+    ],
 )
 def test_what_is_unknown_stops_the_node_instead_of_being_skipped(entry: Entry) -> None:
     machine = StateMachine.open(DictStore())

@@ -69,6 +69,56 @@ def test_what_is_kept_is_counted_by_its_bytes_and_given_back() -> None:
     assert (shard.machine.tokens, shard.machine.token_bytes, shard.kept()) == (0, 0, 0)
 
 
+HOUR_US = 3600 * 1_000_000
+
+
+def uuid7(made_us: int) -> str:
+    """A key of the version that contains its time."""
+    digits = f"{made_us // 1000:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
+
+
+def set_kept(shard: Shard, hours: int, at_us: int) -> None:
+    limits = tokens.encode_limits(Limits(kept_us=hours * HOUR_US))
+    shard.do(commands.encode(Opcode.SET_LIMITS, b"", value=limits), at_us)
+
+
+def test_a_longer_time_brings_no_forgotten_key_back() -> None:
+    shard = Shard(1 << 20)
+    increment = Command(Opcode.INCREMENT, b"n", b"", encode_increment(1), 0)
+    start_us = 1000 * HOUR_US
+    set_kept(shard, 1, start_us)
+    early, late = once(increment, uuid7(start_us)), once(increment, uuid7(start_us + HOUR_US // 2))
+    assert shard.do(early, start_us).status == Status.OK
+    assert shard.do(late, start_us + HOUR_US // 2).status == Status.OK
+    # The first is forgotten; the second is not yet, and is kept for no longer than it was to be.
+    set_kept(shard, 24, start_us + HOUR_US)
+    shard.machine = StateMachine.open(shard.store)
+    assert shard.do(late, start_us + HOUR_US).details is not None
+    assert shard.do(early, start_us + HOUR_US).status == Status.TOKEN_EXPIRED
+    assert shard.do(late, start_us + 2 * HOUR_US).status == Status.TOKEN_EXPIRED
+    assert shard.machine.revision == 2
+    # Keys that are made since are kept for as long as is wanted now.
+    fresh = once(increment, uuid7(start_us + 2 * HOUR_US))
+    assert shard.do(fresh, start_us + 2 * HOUR_US).status == Status.OK
+    replayed = shard.do(fresh, start_us + 25 * HOUR_US)
+    assert (replayed.status, replayed.revision) == (Status.OK, 3)
+    assert shard.machine.revision == 3
+
+
+def test_the_shortest_time_counts_however_often_the_time_was_changed() -> None:
+    limits = Limits(kept_us=1 * HOUR_US)
+    for hours, at_hour in ((24, 10), (2, 11), (48, 13)):
+        limits = tokens.changed_limits(limits, Limits(kept_us=hours * HOUR_US), at_hour * HOUR_US)
+    assert (limits.before_us, limits.before_kept_us) == (13 * HOUR_US + 1, 2 * HOUR_US)
+    limits = tokens.changed_limits(limits, Limits(kept_us=72 * HOUR_US), 14 * HOUR_US)
+    assert (limits.before_us, limits.before_kept_us) == (14 * HOUR_US + 1, 2 * HOUR_US)
+    assert tokens.decode_stored_limits(tokens.encode_stored_limits(limits)) == limits
+    # What is too old by the present time needs no shorter one.
+    limits = tokens.changed_limits(limits, Limits(kept_us=96 * HOUR_US), 200 * HOUR_US)
+    assert (limits.before_us, limits.before_kept_us) == (200 * HOUR_US + 1, 72 * HOUR_US)
+
+
 def test_the_bytes_are_in_the_state_that_every_replica_takes_up() -> None:
     shard = Shard(1 << 20)
     shard.do(once(Command(Opcode.PUT, b"k", b"", b"v", 0), "key"))

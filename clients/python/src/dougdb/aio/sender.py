@@ -117,6 +117,11 @@ class AsyncSender:
         """The facade that is asked next."""
         return self._urls[self._at]
 
+    @property
+    def session_token(self) -> str:
+        """The token with which another client can go on; empty outside of a session, and before its first answer."""
+        return self._session.token if self._session is not None else ""
+
     async def _call(
         self, call: Call[R], *, deadline_s: float | None = None, timeout_s: float | httpx.Timeout | None = None
     ) -> R:
@@ -197,20 +202,28 @@ class AsyncSender:
             DougdbError: The call failed, or the connection broke while it was read.
         """
         url = self.url
-        prepared = self._request(call, url, timeout_s)
         try:
-            response = await self._http.send(prepared, stream=True)
+            response = await self._open(call, url, timeout_s)
             try:
                 if not response.is_success:
                     answer = Answer(response.status_code, response.headers, await response.aread())
                     raise error_of(answer, write=call.write, key=call.key)
-                self._saw(response.headers)
                 yield response.aiter_bytes()
             finally:
                 await response.aclose()
         except httpx.RequestError as error:
             self._fail_over(url)
             raise error_of_transport(error, url, write=call.write) from error
+
+    async def _open(self, call: Call[R], url: str, timeout_s: float | httpx.Timeout | None) -> httpx.Response:
+        """Sends a call once and returns the beginning of its answer, which tells how far the session has seen then."""
+        if self._session is None or not (call.reads or call.write):
+            return await self._http.send(self._request(call, url, timeout_s), stream=True)
+        async with self._session.turn:
+            response = await self._http.send(self._request(call, url, timeout_s), stream=True)
+            if response.is_success:
+                self._saw(response.headers)
+            return response
 
     def _request(self, call: Call[R], url: str, timeout_s: float | httpx.Timeout | None = None) -> httpx.Request:
         if self._http.is_closed:
@@ -237,6 +250,11 @@ class AsyncSender:
     def _saw(self, headers: httpx.Headers) -> None:
         if self._session is not None:
             self._session.token = headers.get(SESSION, self._session.token)
+
+    def _saw_more(self, before: str, token: str) -> None:
+        """Takes the token at the end of a stream, unless other answers have come since: it knows nothing of those."""
+        if self._session is not None and token and self._session.token == before:
+            self._session.token = token
 
     def _fail_over(self, url: str) -> None:
         if url == self.url:

@@ -288,11 +288,6 @@ class DougClient(Watches, Locks):
         view._is_view = True
         return view
 
-    @property
-    def session_token(self) -> str:
-        """The token with which another client can go on; empty outside of a session, and before its first answer."""
-        return self._session.token if self._session is not None else ""
-
     def limits(self) -> dict[str, Any]:
         """Every limit that a request can meet, by its name."""
         return self._call(calls.limits())

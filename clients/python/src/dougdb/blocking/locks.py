@@ -138,6 +138,7 @@ class Lock:
         self._nonce = ""
         self._lease: Lease | None = None
         self._was_lost = False
+        self._guard = self._pace.background()
         self._background = self._pace.background()
 
     @property
@@ -189,7 +190,8 @@ class Lock:
             LockTimeoutError: Another holder kept the lock for the whole time of waiting.
             UnavailableError: No node could serve the request.
         """
-        self._nonce, self._was_lost, self._background = new_key(), False, self._pace.background()
+        self._nonce, self._was_lost = new_key(), False
+        self._guard, self._background = self._pace.background(), self._pace.background()
         try:
             self._wait_for_it()
         except LockTimeoutError:
@@ -199,6 +201,7 @@ class Lock:
             self._give_up()
             raise
         self._background.start(self._renew_on)
+        self._guard.start(self._watch_end)
 
     def _wait_for_it(self) -> None:
         """Tries until the lock is held; raises what ``acquire`` does."""
@@ -219,6 +222,7 @@ class Lock:
     def release(self) -> None:
         """Gives the lock back; does nothing if it is lost already."""
         self._background.stop()
+        self._guard.stop()
         lease, self._lease = self._lease, None
         if lease is None or self._was_lost:
             return
@@ -257,13 +261,26 @@ class Lock:
         except (PreconditionFailedError, OutcomeUnknownError):
             holder = self._look()
         if holder is not None and holder.document.get("nonce") == self._nonce:
-            # An attempt whose answer was lost has taken the lock.
-            self._lease = Lease(self._ttl_s, holder.revision, sent_s)
+            self._take_over(holder)
         return holder
 
-    def _look(self) -> Holder | None:
+    def _take_over(self, found: Holder) -> None:
+        """Takes the lock that an attempt without an answer has got: nobody knows when, so it counts from a renewal."""
+        sent_s = self._pace.now()
+        call = calls.touch(self._key, self._ttl_s, condition=conditions(found.revision), token=AUTO)
+        with contextlib.suppress(PreconditionFailedError, OutcomeUnknownError, KeyNotFoundError):
+            receipt: Receipt = self._client._call(call)
+            lease = Lease(self._ttl_s, found.revision, sent_s)
+            lease.renewed(receipt.revision or found.revision, sent_s)
+            self._lease = lease
+
+    def _look(self, lease: Lease | None = None) -> Holder | None:
+        """The holder of the lock, if there is one; with a lease it is asked for only as long as that lasts."""
+        limits: dict[str, float] = {}
+        if lease is not None:
+            limits = {"deadline_s": lease.left_s(self._pace.now()), "timeout_s": self._ttl_s / RENEWALS}
         with contextlib.suppress(KeyNotFoundError):
-            return holder_of(self.name, self._client._call(calls.get(self._key)))
+            return holder_of(self.name, self._client._call(calls.get(self._key), **limits))
         return None
 
     def _renew_on(self) -> None:
@@ -274,7 +291,16 @@ class Lock:
             try:
                 self._renew(lease)
             except DougdbError:
-                lease.lose()
+                self._lose(lease)
+            if not lease.holds(self._pace.now()):
+                self._lose(lease)
+                return
+
+    def _watch_end(self) -> None:
+        """Tells that the lock is lost as soon as its time is over, also while a renewal is under way."""
+        lease = self._lease
+        assert lease is not None
+        while not self._guard.wait(lease.left_s(self._pace.now())):
             if not lease.holds(self._pace.now()):
                 self._lose(lease)
                 return
@@ -296,7 +322,7 @@ class Lock:
             lease.renewed(receipt.revision or lease.revision, sent_s)
         except (PreconditionFailedError, OutcomeUnknownError, KeyNotFoundError):
             # An earlier attempt may have been applied; the revision is then a different one.
-            holder = self._look()
+            holder = self._look(lease)
             if holder is None or holder.document.get("nonce") != self._nonce:
                 raise LockLostError(f"the lock {self.name} is somebody else's") from None
             lease.revision = holder.revision
@@ -305,7 +331,8 @@ class Lock:
                 raise
 
     def _lose(self, lease: Lease) -> None:
-        lease.lose()
+        if not lease.lose():
+            return
         self._was_lost = True
         if self._on_lost is not None:
             self._on_lost()

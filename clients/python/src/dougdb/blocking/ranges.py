@@ -12,7 +12,7 @@ from dougdb.blocking.runtime import Stream
 from dougdb.checks import Bytes, key_bytes
 from dougdb.errors import DougdbError
 from dougdb.patience import Attempts
-from dougdb.ranges import STEP_LIMIT, Deletion, Entry, Page, Range, broken_off, entry_of_line
+from dougdb.ranges import STEP_LIMIT, Deletion, End, Entry, Page, Range, broken_off, entry_of_line
 from dougdb.shapes import Consistency
 
 
@@ -55,16 +55,18 @@ class Ranges(Operators):
             call = ranges.lines(wanted, limit=left, keys_only=keys_only, consistency=consistency)
             try:
                 with self._stream(call) as pieces, contextlib.closing(lines_of(pieces)) as lines:
-                    complete: bool | None = None
+                    token, complete = self.session_token, None
                     for line in lines:
                         found = entry_of_line(line)
-                        if isinstance(found, bool):
-                            complete = found
+                        if isinstance(found, End):
+                            complete = found.complete
+                            self._saw_more(token, found.session)
                             break
                         wanted = wanted.behind(found.key)
                         left = None if left is None else left - 1
-                        attempts.progress(self._pace.now())
                         yield found
+                        # The time that the caller takes is no silence of the store.
+                        attempts.progress(self._pace.now())
                 if complete:
                     return
                 if complete is None:

@@ -118,6 +118,11 @@ class Sender:
         """The facade that is asked next."""
         return self._urls[self._at]
 
+    @property
+    def session_token(self) -> str:
+        """The token with which another client can go on; empty outside of a session, and before its first answer."""
+        return self._session.token if self._session is not None else ""
+
     def _call(
         self, call: Call[R], *, deadline_s: float | None = None, timeout_s: float | httpx.Timeout | None = None
     ) -> R:
@@ -196,20 +201,28 @@ class Sender:
             DougdbError: The call failed, or the connection broke while it was read.
         """
         url = self.url
-        prepared = self._request(call, url, timeout_s)
         try:
-            response = self._http.send(prepared, stream=True)
+            response = self._open(call, url, timeout_s)
             try:
                 if not response.is_success:
                     answer = Answer(response.status_code, response.headers, response.read())
                     raise error_of(answer, write=call.write, key=call.key)
-                self._saw(response.headers)
                 yield response.iter_bytes()
             finally:
                 response.close()
         except httpx.RequestError as error:
             self._fail_over(url)
             raise error_of_transport(error, url, write=call.write) from error
+
+    def _open(self, call: Call[R], url: str, timeout_s: float | httpx.Timeout | None) -> httpx.Response:
+        """Sends a call once and returns the beginning of its answer, which tells how far the session has seen then."""
+        if self._session is None or not (call.reads or call.write):
+            return self._http.send(self._request(call, url, timeout_s), stream=True)
+        with self._session.turn:
+            response = self._http.send(self._request(call, url, timeout_s), stream=True)
+            if response.is_success:
+                self._saw(response.headers)
+            return response
 
     def _request(self, call: Call[R], url: str, timeout_s: float | httpx.Timeout | None = None) -> httpx.Request:
         if self._http.is_closed:
@@ -236,6 +249,11 @@ class Sender:
     def _saw(self, headers: httpx.Headers) -> None:
         if self._session is not None:
             self._session.token = headers.get(SESSION, self._session.token)
+
+    def _saw_more(self, before: str, token: str) -> None:
+        """Takes the token at the end of a stream, unless other answers have come since: it knows nothing of those."""
+        if self._session is not None and token and self._session.token == before:
+            self._session.token = token
 
     def _fail_over(self, url: str) -> None:
         if url == self.url:

@@ -22,6 +22,12 @@ SILENT_S = 15.0
 """How long a watch may be silent: a facade tells its progress every five seconds."""
 
 
+PROGRESS_S = 5.0
+"""The longest time between two lines of a stream on which all is well."""
+SLACK_S = 0.5
+"""By how much the end of a waiting may be late."""
+
+
 class Watches(Ranges):
     """The calls that tell what changes."""
 
@@ -69,10 +75,11 @@ class Watches(Ranges):
                 ):
                     for line in lines:
                         change = change_of_line(line)
-                        attempts.progress(self._pace.now())
                         begin = change.id or begin
                         if progress or change.kind != PROGRESS:
                             yield change
+                        # The time that the caller takes is no silence of the store.
+                        attempts.progress(self._pace.now())
                 # The facade stops, or drops a client that reads too slowly.
                 raise broken_off()
             except DougdbError as error:
@@ -97,20 +104,22 @@ class Watches(Ranges):
         attempts = Attempts(repeatable=True, deadline_s=self._deadline_s, now_s=self._pace.now())
         while True:
             try:
+                steps = self._watch_timeout(ends_s)
                 with (
-                    self._stream(changes, self._watch_timeout(ends_s)) as pieces,
+                    self._stream(changes, steps) as pieces,
                     contextlib.closing(lines_of(pieces)) as lines,
                 ):
                     # The first line tells that the watch has begun; the caller then reads earlier writes.
                     for line in lines:
                         change_of_line(line)
-                        attempts.progress(self._pace.now())
-                        value = self._value_or_none(key)
+                        value = self._value_or_none(key, ends_s)
                         if until(value):
                             return value
-                        if ends_s is not None and self._pace.now() >= ends_s:
-                            raise _late(key)
-                raise broken_off()
+                        attempts.progress(self._pace.now())
+                        if ends_s is not None and self._is_last(key, ends_s, steps.read or 0.0):
+                            break
+                    else:
+                        raise broken_off()
             except WaitTimeoutError:
                 raise
             except DougdbError as error:
@@ -118,18 +127,36 @@ class Watches(Ranges):
                     raise _late(key) from None
                 self._pace.sleep(attempts.pause_after(error, self._pace.now()))
 
-    def _value_or_none(self, key: str | Bytes) -> Value | None:
+    def _is_last(self, key: str | Bytes, ends_s: float, read_s: float) -> bool:
+        """Whether the waiting ends before the next line, but after the time for which this stream waits for one.
+
+        Raises:
+            WaitTimeoutError: It has ended.
+        """
+        left_s = ends_s - self._pace.now()
+        if left_s <= 0.0:
+            raise _late(key)
+        return left_s < PROGRESS_S + SLACK_S and read_s > left_s + SLACK_S
+
+    def _value_or_none(self, key: str | Bytes, ends_s: float | None) -> Value | None:
+        deadline_s, timeout_s = None, None
+        if ends_s is not None:
+            left_s = max(0.0, ends_s - self._pace.now())
+            deadline_s = min(self._deadline_s, left_s)
+            timeout_s = min(self._http.timeout.read or left_s, max(1.0, left_s))
         with contextlib.suppress(KeyNotFoundError):
-            return self._call(calls.get(key))
+            return self._call(calls.get(key), deadline_s=deadline_s, timeout_s=timeout_s)
         return None
 
     def _watch_timeout(self, ends_s: float | None = None) -> httpx.Timeout:
         """The timeouts of a stream, which tells its progress every few seconds; at most the rest of the waiting."""
         steps = self._http.timeout
         read_s = SILENT_S if steps.read is None else max(steps.read, SILENT_S)
-        if ends_s is not None:
-            read_s = min(read_s, max(0.01, ends_s - self._pace.now()))
-        return httpx.Timeout(connect=steps.connect, write=steps.write, pool=steps.pool, read=read_s)
+        if ends_s is None:
+            return httpx.Timeout(connect=steps.connect, write=steps.write, pool=steps.pool, read=read_s)
+        left_s = max(0.01, ends_s - self._pace.now())
+        connect_s = left_s if steps.connect is None else min(steps.connect, left_s)
+        return httpx.Timeout(connect=connect_s, write=steps.write, pool=steps.pool, read=min(read_s, left_s))
 
 
 def _late(key: str | Bytes) -> WaitTimeoutError:

@@ -23,6 +23,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 FACADE_NAME = "dougdb-facade"
 """The second name in each facade's certificate: see DOUGDB_AUTH_FACADE_NAMES of the nodes."""
+CLIENT_NAME = "dougdb-client"
+"""The name in the certificate with which a client may reach the ports of nodes. It is no facade's and no node's, and no
+address of this machine: who shows it has no right by it."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 SKEW = timedelta(hours=1)
 LIFE = timedelta(days=365)
@@ -34,7 +37,7 @@ class Access:
     """The paths of certificates and secrets.
 
     Attributes:
-        tls: A folder for each process, with tls.crt, tls.key and ca.crt.
+        tls: A folder for each process, and ``client`` for clients of nodes, with tls.crt, tls.key and ca.crt.
         token: The file of the bootstrap token.
         session_key: The file of the key that signs the console's sessions.
     """
@@ -52,6 +55,7 @@ def prepare(run: Path, nodes: Iterable[str], facades: Iterable[str]) -> Access:
         authority.issue(access.tls / name, (name, *LOCAL))
     for name in facades:
         authority.issue(access.tls / name, (name, FACADE_NAME, *LOCAL))
+    authority.issue(access.tls / "client", (CLIENT_NAME,))
     if not access.token.exists():
         _write(access.token, f"doug-bootstrap-{secrets.token_urlsafe(32)}\n".encode())
     if not access.session_key.exists():

@@ -14,11 +14,15 @@ import structlog
 from fastapi import FastAPI
 
 from facade import __version__
+from facade.app.audit import Audit
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
 from facade.app.gate import Gate
 from facade.app.hot import HotLane
+from facade.app.methods import HEAD, OPTIONS, App, has_head, head_of_get, tell_methods
+from facade.app.onlooker import Onlooker
 from facade.app.origins import Origins
+from facade.app.rules import Rules
 from facade.client.access import Caller, current, peer, sender
 from facade.client.auth_state import AuthState
 from facade.client.metrics import UNMATCHED, Metrics
@@ -72,6 +76,10 @@ class Application:
     ) -> None:
         assert (gate is not None) == settings.guarded, "requests are let in by a gate, or by anyone"
         self._gate = gate
+        self._rules = Rules()
+        # A gate has an audit log of its own, and knows the principals.
+        onlooker = Onlooker(Audit(settings.audit_file, metrics.registry)) if settings.audit_file and not gate else None
+        self._witness = gate or onlooker
         self.batch = BatchApp(router, metrics, settings)
         self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": self.batch,
@@ -93,7 +101,7 @@ class Application:
         self._origins = Origins(settings.cors_origins)
         self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
-        self.front.audit = None if gate is None else gate.audit
+        self.front.audit = None if self._witness is None else self._witness.audit
         self.hot = HotLane(router, metrics, self.front, gate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,12 +128,17 @@ class Application:
             self._count(raw_path, scope)
             if raw_path.startswith(DATA_PREFIX) and method in READING:
                 self.front.check_unread(peer.get())
+            if method == OPTIONS and await self._tell_methods(scope, send):
+                return
             app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
+            serve: App = self._counted if app is None else app
+            if method == HEAD and not has_head(app) and HEAD in self._rules.methods(raw_path, scope["path"]):
+                serve = head_of_get(serve)
             if app is None:
-                await self._counted(scope, receive, send)
+                await serve(scope, receive, send)
                 return
             try:
-                await app(scope, receive, send)
+                await serve(scope, receive, send)
             except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                 await self._tell_defect(error, app.route, scope, send)
         except ProblemError as error:  # Raised by the two calls above: routes answer their own errors.
@@ -180,7 +193,7 @@ class Application:
             self._metrics.request(method, error.status, "none", 0.0, console.route)
             await refusal(error)(scope, receive, send)
             return
-        if self._gate is None:
+        if self._witness is None:
             await console(scope, receive, send)
             return
         status = 500
@@ -194,7 +207,15 @@ class Application:
         try:
             await console(scope, receive, observe)
         finally:
-            self._gate.done(scope, status)
+            self._witness.done(scope, status)
+
+    async def _tell_methods(self, scope: Scope, send: Send) -> bool:
+        """Answers ``OPTIONS``, if there is something at the path; returns whether there is."""
+        rule = self._rules.find(OPTIONS, scope["raw_path"], scope["path"])
+        if rule is not None:
+            await tell_methods(self._rules.methods(scope["raw_path"], scope["path"]), scope, send)
+            self._metrics.request(OPTIONS, 204, "none", 0.0, UNMATCHED if rule.route == "*" else rule.route)
+        return rule is not None
 
     def _raw(self, raw_path: bytes, scope: Scope) -> RawApp | RangeApp | None:
         """The raw handler of a path that is not below the keys; None for paths that FastAPI serves."""
@@ -236,8 +257,8 @@ class Application:
         try:
             await self._rest(scope, receive, observe)
         finally:
-            if self._gate is not None:
-                self._gate.done(scope, status)
+            if self._witness is not None:
+                self._witness.done(scope, status)
             route = getattr(scope.get("route"), "path", UNMATCHED)
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, status, "none", perf_counter() - started_s, route)
@@ -250,7 +271,7 @@ def _place(router: Router) -> tuple[str, int]:
 
 
 def _untold(caller: Caller, what: str, name: str) -> None:
-    """Does nothing: stands for the audit log while clients need not say who they are."""
+    """Does nothing: stands for the audit log while there are no users who could be changed."""
 
 
 def make_fastapi(

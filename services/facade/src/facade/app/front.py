@@ -39,7 +39,7 @@ class Front:
         connections_max: How many connections there may be.
         connections_refused: How many connections were refused.
         reserve: The connections beyond them, which probes and operators find.
-        audit: The audit log; None while clients need not say who they are.
+        audit: The audit log; None without one.
         timed: Whether answers say how their time was spent.
     """
 

@@ -58,7 +58,8 @@ class Rule(NamedTuple):
 def _rule(route: str, methods: str, *need: Need | Verb) -> Rule:
     asked = frozenset(each for each in need if isinstance(each, Verb))
     single = next((each for each in need if isinstance(each, Need)), None)
-    return Rule(route, frozenset(methods.split()), single or asked)
+    named = set(methods.split())
+    return Rule(route, frozenset(named | {"HEAD"} if "GET" in named else named), single or asked)
 
 
 _ASSETS = "/ui/{file}"
@@ -67,14 +68,14 @@ _SHARD = "/v1/shards/{shard}"
 RULES = (
     _rule("/livez", "GET", Need.OPEN),
     _rule("/readyz", "GET", Need.OPEN),
-    _rule("/", "GET HEAD", Need.OPEN),
-    _rule(_ASSETS, "GET HEAD", Need.OPEN),
-    _rule("/v1/console/{what}", "GET HEAD", *LOOKING),
+    _rule("/", "GET", Need.OPEN),
+    _rule(_ASSETS, "GET", Need.OPEN),
+    _rule("/v1/console/{what}", "GET", *LOOKING),
     _rule("/v1/console/{what}", "POST", Verb.MEMBERS),
-    _rule("/docs", "GET HEAD", Need.OPEN),
-    _rule("/openapi.json", "GET HEAD", Need.OPEN),
-    _rule(KEY_ROUTE, "GET HEAD PUT DELETE POST", Need.KEYS),
-    _rule(RANGE_ROUTE, "GET HEAD PUT DELETE POST", Need.KEYS),
+    _rule("/docs", "GET", Need.OPEN),
+    _rule("/openapi.json", "GET", Need.OPEN),
+    _rule(KEY_ROUTE, "GET PUT DELETE POST", Need.KEYS),
+    _rule(RANGE_ROUTE, "GET PUT DELETE POST", Need.KEYS),
     _rule("/v1/batch", "POST", Need.KEYS),
     _rule("/v1/txn", "POST", Need.KEYS),
     _rule("/v1/ops/{key}", "GET", Need.KEYS),
@@ -125,10 +126,18 @@ class Rules:
             raw_path: The path as it was sent, by which the routes of keys are found.
             path: The path percent-decoded, by which all other routes are found.
         """
-        return next((rule for rule in self._of(raw_path, path) if method in rule.methods), None)
+        found = self._of(raw_path, path)
+        if method == "OPTIONS" and (found or raw_path == b"*"):
+            # Which methods there are is no secret of those who may use them.
+            needs = {rule.need for rule in found}
+            route = found[0].route if found else "*"
+            return Rule(route, frozenset({"OPTIONS"}), Need.OPEN if Need.OPEN in needs else Need.KNOWN)
+        return next((rule for rule in found if method in rule.methods), None)
 
     def methods(self, raw_path: bytes, path: str) -> list[str]:
-        """The methods for which there are rules at a path."""
+        """The methods for which there are rules at a path; for ``*``, those of any path."""
+        if raw_path == b"*":
+            return sorted({method for rule in RULES for method in rule.methods})
         found = {method for rule in self._of(raw_path, path) for method in rule.methods}
         if raw_path.startswith(KEY_PREFIX + b"/") and not raw_path.endswith((INCREMENT, TOUCH)):
             found.discard("POST")

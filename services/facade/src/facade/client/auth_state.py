@@ -31,8 +31,11 @@ CHANGE_S = 5.0
 CHANGE_TRIES = 10
 USE_BYTES = 16
 """The bytes by which a token may grow when the time of its last use is noted."""
-COPY_EVERY = 60
-"""The number of rounds after which the copies of the other shards are checked again."""
+COPY_EVERY = 10
+"""The number of rounds after which the copies of the other shards are checked again: their leaders judge by them only
+while they are told that there is nothing newer."""
+COPY_AGE_S = 5.0
+"""How long ago shard 0 may have been heard at most by a facade that speaks to the other shards of the document."""
 
 log = structlog.get_logger()
 
@@ -78,6 +81,12 @@ class AuthState:
             self._looks += 1
             if self._looks % COPY_EVERY == 0:
                 self._copied.clear()
+            await self.tell_copies()
+
+    async def tell_copies(self) -> None:
+        """Brings the other shards' copies up to date, if shard 0 was heard just now."""
+        age_s = self.age_s()
+        if age_s is not None and age_s <= COPY_AGE_S:
             await self._copy()
 
     async def look(self) -> None:

@@ -25,6 +25,7 @@ from facade.client.access import Caller, check, current, sender, verb_of
 from facade.client.modes import LEADER_KINDS, SESSION, Freshness
 from facade.client.operation import Operation
 from facade.client.places import Bytes
+from facade.client.receipts import Receipt
 from facade.client.requests import with_token
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
@@ -59,12 +60,21 @@ class Outcome(NamedTuple):
         result: The shard's answer, or the error for which there is none.
         shard: The shard that was asked; -1 if none was.
         uncertain: Whether an earlier try of the operation may have been applied.
+        receipt: What the node that answered said of itself; None if none did.
+        strong: Whether the operation was a write or a linearizable read.
     """
 
     result: ResultRecord | ProblemError
     shard: int = -1
     uncertain: bool = False
-    seen: Seen | None = None
+    receipt: Receipt | None = None
+    strong: bool = False
+
+    @property
+    def seen(self) -> Seen | None:
+        """How far the answer has shown the log of its shard; None without an answer."""
+        receipt = self.receipt
+        return None if receipt is None else Seen(receipt.shard, receipt.entry, self.strong)
 
 
 class ResultTooLargeError(BadRequestError):
@@ -73,14 +83,6 @@ class ResultTooLargeError(BadRequestError):
     def __init__(self) -> None:
         detail = f"The values that one batch reads have at most {RESULT_BYTES_MAX} bytes together."
         super().__init__("result_too_large", detail, status=422)
-
-
-def _seen(operation: Operation) -> Seen | None:
-    """How far an operation's answer has shown the log of its shard; None without an answer."""
-    receipt = operation.receipt
-    if receipt is None:
-        return None
-    return Seen(receipt.shard, receipt.entry, operation.kind in LEADER_KINDS)
 
 
 class Part(NamedTuple):
@@ -250,6 +252,7 @@ class _Reads:
 
     def __init__(self, router: Router, outcomes: dict[int, Outcome], room: Room) -> None:
         self._registry = router.registry
+        self._over = False
         self._outcomes = outcomes
         self._room = room
         self.full = False
@@ -270,11 +273,15 @@ class _Reads:
         try:
             await self._none_goes.wait()
         finally:
-            self._give_up()  # No caller waits any more, so the rest is not needed.
+            # No caller waits any more, so the rest is not needed, nor what is answered already and comes in a moment.
+            self._over = True
+            self._give_up()
 
     def _done(self, place: int, future: asyncio.Future[ResultRecord]) -> None:
         operation = self._going.pop(place)
         error = future.exception()
+        if self._over:
+            return  # The room of the request was left.
         outcome: ResultRecord | ProblemError
         if error is None:
             outcome = future.result()
@@ -283,7 +290,9 @@ class _Reads:
             outcome = error
         else:
             raise error
-        self._outcomes[place] = Outcome(outcome, operation.shard, seen=_seen(operation))
+        self._outcomes[place] = Outcome(
+            outcome, operation.shard, receipt=operation.receipt, strong=operation.kind in LEADER_KINDS
+        )
         if not self.full and isinstance(outcome, ResultTooLargeError):
             self.full = True
             self._give_up()
@@ -392,7 +401,7 @@ class _Wave:
         self, shard: int, part: list[tuple[int, Command]], encoded: list[bytes]
     ) -> list[tuple[int, Command]]:
         outcomes = self._outcomes
-        uncertain, seen = False, None
+        uncertain = False
         try:
             operation = self._router.write(
                 Opcode.BATCH,
@@ -402,14 +411,14 @@ class _Wave:
                 repeatable=bool(self._idempotency_key),
             )
             result = await operation.future
-            uncertain, seen = operation.uncertain, _seen(operation)
+            uncertain, receipt = operation.uncertain, operation.receipt
             if result.status == Status.RESULT_TOO_LARGE and len(part) > 1:
                 # Together they read more than an entry may; none of them was carried out.
                 half = len(part) // 2
                 moved = await self._send(shard, part[:half], encoded[:half])
                 return moved + await self._send(shard, part[half:], encoded[half:])
             if result.status != Status.OK:
-                outcomes.update((place, Outcome(result, shard, uncertain, seen)) for place, _ in part)
+                outcomes.update((place, Outcome(result, shard, uncertain, receipt, True)) for place, _ in part)
                 return []
             results = decode_batch_result(result.value)
         except ProblemError as error:
@@ -424,5 +433,5 @@ class _Wave:
             outcomes.update((place, Outcome(broken, shard)) for place, _ in part)
             return []
         for (place, _), each in zip(part, results, strict=True):
-            outcomes[place] = Outcome(each, shard, uncertain, seen)
+            outcomes[place] = Outcome(each, shard, uncertain, receipt, True)
         return []

@@ -1,12 +1,14 @@
 """Receipts: who answered, how far it had applied its log, and how old the answer can be at most.
 
-One receipt stands for all answers of a message. Must not know HTTP beyond the names of the headers.
+One receipt stands for all answers of a message. The answer to a batch comes from several nodes, and lists them. Must
+not know HTTP beyond the names of the headers.
 
 Source: DESIGN 7; docs/api.md, Receipts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from doug.v1 import doug_pb2
@@ -94,3 +96,28 @@ def timing_of(operation: Operation) -> bytes:
 def of_operation(operation: Operation) -> Headers:
     """The response headers of an operation's last answer; none before there was an answer."""
     return () if operation.receipt is None else operation.receipt.of(operation)
+
+
+def of_batch(answered: Iterable[tuple[Receipt, bool]], *, local: bool) -> Headers:
+    """The response headers that name the nodes of a batch: lists with one member for each node, in the shards' order.
+
+    Args:
+        answered: The receipts, and whether each is of linearizable reads or writes.
+        local: Whether the batch's reads may be stale, so that it must be told how stale they are.
+    """
+    newest: dict[tuple[int, bytes], Receipt] = {}
+    stale_ms: int | None = 0
+    # Most operations of a batch have their receipt in common with others.
+    for receipt, strong in {(id(each), strong): (each, strong) for each, strong in answered}.values():
+        place = (receipt.shard, receipt.headers[0][1])
+        if place not in newest or newest[place].entry < receipt.entry:
+            newest[place] = receipt
+        if not strong and stale_ms is not None:
+            stale_ms = None if receipt.staleness_ms is None else max(stale_ms, receipt.staleness_ms)
+    if not newest:
+        return ()
+    receipts = [newest[place] for place in sorted(newest)]
+    shards = (b"doug-shard", b", ".join([b"%d" % each.shard for each in receipts]))
+    columns = zip(*(each.headers for each in receipts), strict=True)
+    headers = (shards, *((column[0][0], b", ".join([value for _, value in column])) for column in columns))
+    return (*headers, (b"doug-staleness-ms", b"%d" % stale_ms)) if local and stale_ms is not None else headers

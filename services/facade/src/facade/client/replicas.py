@@ -3,7 +3,8 @@
 A choice, and nothing else: it knows no queue and sends nothing. Of the replicas that are up, have room and owe no
 answer for long, those come first that were not found to be behind (for reads that say what they must see), then those
 that are not slow, then those in the facade's own zone, then those with the fewest reads under way; and of equal ones
-the one whose last turn is longest ago, so that reads are spread evenly.
+the one that has taken reads longest ago, so that reads are spread evenly. To be chosen is no turn yet: of several
+that are chosen for the reads of one moment, the first may take them all.
 
 Source: DESIGN 7; docs/api.md, Consistency.
 """
@@ -81,7 +82,10 @@ class Replicas:
                 best, best_rank = node, rank
                 if rank == (False, False, False, 0):
                     break
-        if best is not None:
-            self._turns.remove(best)
-            self._turns.append(best)
         return best
+
+    def took(self, node: Node) -> None:
+        """Notes that a node has taken reads: the others come first now."""
+        if self._turns[-1] is not node:
+            self._turns.remove(node)
+            self._turns.append(node)

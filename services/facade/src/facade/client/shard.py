@@ -208,8 +208,9 @@ class Shard:
                     if cut is not None:
                         break
         if cut is None and (node.granted or node.copies):
-            cut = self._cut_granted(node, now_s)
-            forward = cut is not None and cut.kind is Kind.READ_LINEARIZABLE
+            if cut := self._cut_granted(node, now_s):
+                self.replicas.took(node)
+                forward = cut.kind is Kind.READ_LINEARIZABLE
             self._grant()
         if cut is None:
             return None
@@ -237,8 +238,7 @@ class Shard:
                 continue
             if kind is Kind.READ_LINEARIZABLE and (self._leader_in_doubt() or len(queue) < self._spread_items):
                 continue
-            cut = node.link.cut(kind, queue, now_s)
-            if cut is not None:
+            if cut := node.link.cut(kind, queue, now_s):
                 if kind is Kind.READ_LINEARIZABLE:
                     self._metrics.spread_reads.inc(cut.items)
                 return cut

@@ -166,7 +166,7 @@ class StreamApp(RawApp):
     """
 
     route = "/v1/console/stream"
-    methods = frozenset({"GET"})
+    methods = frozenset({"GET", "HEAD"})
 
     def __init__(self, metrics: Metrics, collector: Collector, *, guarded: bool = False) -> None:
         super().__init__(metrics)
@@ -181,7 +181,10 @@ class StreamApp(RawApp):
         started_s = perf_counter()
         request = RawRequest(scope, receive, send)
         await request.start(200, _STREAM)
-        self._metrics.request("GET", 200, "none", perf_counter() - started_s, self.route)
+        self._metrics.request(request.method, 200, "none", perf_counter() - started_s, self.route)
+        if request.method == "HEAD":
+            await request.send(b"")
+            return
         gone = asyncio.ensure_future(_until_gone(receive))
         self._collector.enter()
         try:

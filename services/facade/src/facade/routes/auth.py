@@ -32,7 +32,7 @@ from facade.client.auth_state import AuthState
 from facade.errors import BadRequestError, ProblemError
 from facade.models import Problem
 from facade.routes.durations import timestamp, ttl_ms
-from facade.routes.strict import StrictRoute
+from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
 NAME = Field(min_length=1, max_length=200)
@@ -323,7 +323,7 @@ def make_router(
         now_s: The time, in seconds since the epoch.
         sessions: The sessions of browsers; None if clients are not authenticated.
     """
-    routes = APIRouter(tags=["auth"], route_class=StrictRoute)
+    routes = APIRouter(tags=["auth"], route_class=JsonRoute)
     users = _Users(state, tell, now_s)
     _add_questions(routes, settings, state)
     _add_sessions(routes, sessions)

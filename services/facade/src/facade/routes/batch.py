@@ -17,11 +17,11 @@ from time import perf_counter
 
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX
+from facade.client import receipts
 from facade.client.access import sender
 from facade.client.fanout import READS_SAFE, Fanout, Outcome, Part, Wishes
 from facade.client.metrics import Metrics
 from facade.client.places import Bytes
-from facade.client.receipts import SERVER_TIMING
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
 from facade.errors import BadRequestError, ProblemError
@@ -39,7 +39,7 @@ from facade.routes.raw import (
     check_media_type,
 )
 from facade.routes.results import item_view
-from facade.routes.sessions import begin_session, seen_by, session_header
+from facade.routes.sessions import begin_session, receipt_of, seen_by, session_header
 from facade.routes.shapes import parse_operation
 from facade.settings import Settings
 
@@ -180,12 +180,12 @@ class BatchApp(RawApp):
         started_s = perf_counter()
         with self.fanout.room() as room:
             outcomes = await self.fanout.run(parts, self._wishes(options), session, room)
-            seen = seen_by(outcomes)
+            seen, receipt = seen_by(outcomes), receipt_of(outcomes, options.asked.mode)
             shown = await show(parts, outcomes)
             del outcomes
             took_ms = 1000 * (perf_counter() - started_s)
-            timing = ((SERVER_TIMING, b"route;dur=%.2f" % took_ms),) if self._timed else ()
-            headers = (*timing, *options.asked.mode.headers, *session_header(self._router, session, seen))
+            timing = ((receipts.SERVER_TIMING, b"route;dur=%.2f" % took_ms),) if self._timed else ()
+            headers = (*timing, *receipt, *session_header(self._router, session, seen))
             await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), headers)
 
     def _wishes(self, options: RequestOptions) -> Wishes:
@@ -194,7 +194,7 @@ class BatchApp(RawApp):
 
     async def _in_rounds(
         self, group: Sequence[Part], options: RequestOptions, session: Session | None
-    ) -> AsyncIterator[tuple[list[bytes], list[Seen]]]:
+    ) -> AsyncIterator[tuple[list[bytes], list[Seen], receipts.Headers]]:
         """Carries out a part of a stream in rounds, since its reads may be more than is held at a time."""
         waiting, later = list(group), list[Part]()
         done: dict[int, bytes] = {}
@@ -214,23 +214,25 @@ class BatchApp(RawApp):
                     ready.append(done.pop(place))
                     sent += sizes.pop(place)
                     place += 1
-                seen = seen_by([each for _, each in over])
-                del outcomes, over, shown
+                answered = [each for _, each in over]
+                seen, receipt = seen_by(answered), receipt_of(answered, options.asked.mode)
+                del outcomes, over, answered, shown
                 session = grown(session, seen)
-                yield ready, seen
+                yield ready, seen, receipt
                 room.leave(sent)
                 waiting, later = _few_reads(left + later)
 
     async def _stream(self, request: RawRequest, options: RequestOptions, session: Session | None) -> None:
         begun = False
-        head = ((b"content-type", NDJSON_TYPE), *options.asked.mode.headers)
+        kind = (b"content-type", NDJSON_TYPE)
         try:
             async for group in self._groups(request.receive):
-                async for shown, seen in self._in_rounds(group, options, session):
+                async for shown, seen, receipt in self._in_rounds(group, options, session):
                     session = grown(session, seen)
                     if not begun:
                         begun = True
-                        await request.start(200, head)
+                        # The head goes before most of the answers; it names the nodes of those that are known.
+                        await request.start(200, (kind, *receipt))
                     if shown:
                         await request.send(b"\n".join([*shown, b""]), more=True)
         except BadRequestError as error:
@@ -240,7 +242,7 @@ class BatchApp(RawApp):
             await request.send(problem.document(error) + b"\n")
             return
         if not begun:
-            await request.start(200, head)
+            await request.start(200, (kind, *options.asked.mode.headers))
         await request.send(b"")
 
     async def _groups(self, receive: bodies.Receive) -> AsyncIterator[list[Part]]:

@@ -10,6 +10,7 @@ Source: features.md, part 4; reliability.md, part 5; RFC 3986; RFC 9110, 12.5.1.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from doug_wire.command import KEY_BYTES_MAX
@@ -54,6 +55,18 @@ def key_of(raw_path: bytes) -> bytes:
     return key
 
 
+def quality_of(parameters: Iterable[bytes]) -> float:
+    """How much a media type is preferred, by the parameters behind it in Accept; 0 for a quality that is none."""
+    for parameter in parameters:
+        if parameter.startswith(b"q="):
+            try:
+                quality = float(parameter[2:])
+            except ValueError:
+                return 0.0
+            return quality if 0.0 <= quality <= 1.0 else 0.0
+    return 1.0
+
+
 def wants_json(accept: bytes | None) -> bool:
     """Whether ``application/json`` is asked for by name, and nothing else is preferred to it."""
     if accept is None or b"json" not in accept.lower():
@@ -61,13 +74,7 @@ def wants_json(accept: bytes | None) -> bool:
     json_quality, best = 0.0, 0.0
     for part in accept.lower().split(b","):
         media_type, *parameters = (piece.strip() for piece in part.split(b";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith(b"q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
+        quality = quality_of(parameters)
         best = max(best, quality)
         if media_type == b"application/json":
             json_quality = max(json_quality, quality)

@@ -10,13 +10,13 @@ from fastapi import APIRouter
 from doug_wire import command, payload
 from facade.models import LimitsView
 from facade.routes import batch, options
-from facade.routes.strict import JSON_BYTES_MAX, StrictRoute
+from facade.routes.strict import JSON_BYTES_MAX, JsonRoute
 from facade.settings import Settings
 
 
 def make_router(settings: Settings) -> APIRouter:
     """Makes the route."""
-    routes = APIRouter(tags=["cluster"], route_class=StrictRoute)
+    routes = APIRouter(tags=["cluster"], route_class=JsonRoute)
 
     @routes.get("/v1/limits")
     async def limits() -> LimitsView:

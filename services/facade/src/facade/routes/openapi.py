@@ -27,10 +27,21 @@ _RECEIPT = {
     "Doug-Consistency-Used": "The consistency of this answer.",
     "Doug-Staleness-Ms": "How old the answer can be at most, in milliseconds; absent where it is not proven.",
     "Doug-Session": "Everything that the client has seen and written; sent with a read, the answer contains all of it.",
-    "Doug-Role": "The node's role: leader or follower.",
+    "Doug-Role": "The node's role: leader, follower, candidate, pre-candidate or learner.",
     "Doug-Term": "The node's term.",
     "Doug-Applied-Index": "The log index up to which the node had applied its log.",
     "Server-Timing": "How long each part took, in milliseconds: facade, route, append, fsync, quorum, apply, read.",
+}
+_RECEIPT_OF_MANY = {
+    "Doug-Shard": "The shards that were asked. A list; the next four headers have one member for each of its members.",
+    "Doug-Served-By": "The nodes that answered; in a stream of results those that gave the first of them.",
+    "Doug-Role": "The nodes' roles: leader or follower.",
+    "Doug-Term": "The nodes' terms.",
+    "Doug-Applied-Index": "The log indexes up to which the nodes had applied their logs.",
+    "Doug-Consistency-Used": _RECEIPT["Doug-Consistency-Used"],
+    "Doug-Staleness-Ms": _RECEIPT["Doug-Staleness-Ms"],
+    "Doug-Session": _RECEIPT["Doug-Session"],
+    "Server-Timing": _RECEIPT["Server-Timing"],
 }
 _VALUE = {
     "Content-Encoding": "The encoding with which the value was stored; absent if none.",
@@ -137,9 +148,8 @@ def _key_routes() -> Json:
         "responses": {"204": {"description": "Deleted", "headers": _headers(_RECEIPT | _REPLAYED)}},
     }
     increment64, touch64 = action_routes([_KEY64, *_PARAMETERS], _written(), "key64")
-    head64, put64 = _read("head_key64", body=False), _put("put_key64")
-    for operation in (head64, put64):
-        operation["parameters"] = [_KEY64, *operation["parameters"]]
+    put64 = _put("put_key64")
+    put64["parameters"] = [_KEY64, *put64["parameters"]]
     return {
         KEY_PATH: {
             "parameters": [_KEY],
@@ -150,7 +160,7 @@ def _key_routes() -> Json:
         },
         f"{KEY_PATH}:increment": {"parameters": [_KEY], "post": increment},
         f"{KEY_PATH}:touch": {"parameters": [_KEY], "post": touch},
-        RANGE_PATH: range_routes() | {"head": head64, "put": put64},
+        RANGE_PATH: range_routes(_headers(_RECEIPT_OF_MANY)) | {"put": put64},
         f"{RANGE_PATH}:increment": {"post": increment64},
         f"{RANGE_PATH}:touch": {"post": touch64},
     }
@@ -181,6 +191,20 @@ def _drop_guesses(document: Json) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
+def _add_heads(document: Json) -> None:
+    """Describes HEAD wherever GET is (``facade.app.methods``)."""
+    for item in document["paths"].values():
+        if "get" in item and "head" not in item:
+            get: Json = item["get"]
+            name = get["operationId"].removeprefix("get_")
+            bodiless = {
+                status: {key: value for key, value in response.items() if key != "content"}
+                for status, response in get["responses"].items()
+            }
+            summary = f"{get['summary'].rstrip('.')}; only the headers"
+            item["head"] = get | {"operationId": f"head_{name}", "summary": summary, "responses": bodiless}
+
+
 def install(app: FastAPI) -> None:
     """Adds the routes that FastAPI does not see, and all problems, to what ``app.openapi()`` returns."""
     plain = app.openapi
@@ -188,11 +212,13 @@ def install(app: FastAPI) -> None:
     def openapi() -> Json:
         if app.openapi_schema is None or KEY_PATH not in app.openapi_schema["paths"]:
             document = plain()
-            document["paths"] = _key_routes() | request_routes(_PARAMETERS) | stream_routes() | document["paths"]
+            requests = request_routes(_PARAMETERS, _headers(_RECEIPT_OF_MANY), _headers(_RECEIPT | _REPLAYED))
+            document["paths"] = _key_routes() | requests | stream_routes() | document["paths"]
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for model in (Problem, ValueView, WrittenView, RangeView, RangeDeletedView, *MODELS):
                 schemas[model.__name__] = _schema(model)
             _drop_guesses(document)
+            _add_heads(document)
             add_problems(document)
             add_examples(document)
             app.openapi_schema = document

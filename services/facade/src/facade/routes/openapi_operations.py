@@ -109,11 +109,13 @@ def action_routes(parameters: list[Json], written: Json, name: str = "key") -> t
     return increment, touch
 
 
-def request_routes(consistency: list[Json]) -> Json:
+def request_routes(consistency: list[Json], of_many: Json, of_one: Json) -> Json:
     """``/v1/batch``, ``/v1/txn`` and ``/v1/ops/{key}``.
 
     Args:
         consistency: The parameters that say how new reads must be.
+        of_many: The headers that name the nodes that answered.
+        of_one: The headers that name the node that answered, and tell a replay.
     """
     batch: Json = {
         "operationId": "batch",
@@ -124,6 +126,7 @@ def request_routes(consistency: list[Json]) -> Json:
         "responses": {
             "200": {
                 "description": "One result for each operation, in the order of the operations",
+                "headers": of_many,
                 "content": _json(BatchView) | _lines(ResultView),
             }
         },
@@ -137,6 +140,7 @@ def request_routes(consistency: list[Json]) -> Json:
         "responses": {
             "200": {
                 "description": "The transaction was carried out; succeeded tells which operations",
+                "headers": of_one,
                 "content": _json(TxnView),
             }
         },

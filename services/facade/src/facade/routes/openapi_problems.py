@@ -121,9 +121,11 @@ _MANY: tuple[Codes, ...] = (
 _RANGE: tuple[Codes, ...] = (
     _FRESH,
     _SHARDS,
+    {406: ("not_acceptable",)},
     {400: ("bad_range", "bad_cursor", "key_not_utf8", "key_too_long", "bad_condition", "bad_idempotency_key")},
 )
-_SHARD: Codes = {400: ("unknown_parameter",), 404: ("unknown_shard",)}
+_JSON_ALONE: Codes = {406: ("not_acceptable",)}
+_SHARD: Codes = {400: ("unknown_parameter",), 404: ("unknown_shard",), **_JSON_ALONE}
 _CHANGE: tuple[Codes, ...] = (
     _SHARD,
     _JSON,
@@ -139,16 +141,18 @@ _AUTH: tuple[Codes, ...] = (
     {
         400: ("unknown_parameter", "bad_auth", "bad_ttl"),
         404: ("bad_auth",),
+        406: ("not_acceptable",),
         409: ("auth_disabled", "bad_auth"),
         503: ("no_leader", "unavailable", "auth_changed"),
         504: ("outcome_unknown",),
         507: ("auth_full",),
     },
 )
-_AUTH_LOOK: Codes = {400: ("unknown_parameter",), 409: ("auth_disabled",)}
+_AUTH_LOOK: Codes = {400: ("unknown_parameter",), 409: ("auth_disabled",), **_JSON_ALONE}
 _WATCH: Codes = {
     400: ("unknown_parameter", "bad_parameter", "bad_escape", "bad_range", "bad_key", "key_not_utf8", "key_too_long",
           "bad_watch_id", "future_watch_id"),
+    406: ("not_acceptable",),
     409: ("foreign_watch_id",),
     410: ("history_gone",),
     503: ("no_leader", "unavailable", "unknown_shard"),
@@ -166,7 +170,6 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
     ("post", "/v1/kv/{key}:increment"): _COUNT,
     ("post", "/v1/kv/{key}:touch"): _TOUCH,
     ("get", "/v1/kv"): (*_RANGE, _KEY, {404: ("not_found",), 412: ("precondition_failed",)}),
-    ("head", "/v1/kv"): _READ,
     ("put", "/v1/kv"): _PUT,
     ("delete", "/v1/kv"): (*_RANGE, *_WRITE),
     ("post", "/v1/kv:increment"): _COUNT,
@@ -212,10 +215,10 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
     ("head", "/docs"): (),
     ("get", "/openapi.json"): (),
     ("head", "/openapi.json"): (),
-    ("get", "/v1/cluster"): (),
-    ("get", "/v1/partitions"): (),
-    ("get", "/v1/version"): (),
-    ("get", "/v1/limits"): (),
+    ("get", "/v1/cluster"): (_JSON_ALONE,),
+    ("get", "/v1/partitions"): (_JSON_ALONE,),
+    ("get", "/v1/version"): (_JSON_ALONE,),
+    ("get", "/v1/limits"): (_JSON_ALONE,),
     ("get", "/v1/shards/{shard}/events"): (_SHARD,),
     ("post", "/v1/shards/{shard}/leader"): (
         _SHARD,
@@ -269,7 +272,8 @@ _HEADERS: dict[int, Json] = {
 def codes_of(method: str, path: str) -> dict[int, list[str]]:
     """The codes that an operation can be refused with, by status."""
     found: dict[int, list[str]] = {}
-    for codes in (_ANY, *PROBLEMS[method, path]):
+    described = (method, path) if method != "head" or (method, path) in PROBLEMS else ("get", path)
+    for codes in (_ANY, *PROBLEMS[described]):
         for status, names in codes.items():
             known = found.setdefault(status, [])
             known.extend(name for name in names if name not in known)

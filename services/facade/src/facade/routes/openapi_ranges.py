@@ -98,8 +98,8 @@ def _answer(view: str) -> Json:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{view}"}}}
 
 
-def range_routes() -> Json:
-    """The path item."""
+def range_routes(receipt: Json) -> Json:
+    """The path item; ``receipt`` describes the headers that name the nodes that answered."""
     lines: Json = {"application/x-ndjson": {"schema": {"type": "string"}}}
     return {
         "get": {
@@ -111,6 +111,7 @@ def range_routes() -> Json:
             "responses": {
                 "200": {
                     "description": "A page; or a stream with an entry in each line, whose last line tells how it ended",
+                    "headers": receipt,
                     "content": _answer("RangeView") | lines,
                 }
             },
@@ -121,6 +122,12 @@ def range_routes() -> Json:
             "description": f"With key64 alone it is DELETE of that one key: {KEY64}",
             "tags": ["keys"],
             "parameters": [*_RANGE, *_DELETE],
-            "responses": {"200": {"description": "The number of keys deleted", "content": _answer("RangeDeletedView")}},
+            "responses": {
+                "200": {
+                    "description": "The number of keys deleted",
+                    "headers": receipt,
+                    "content": _answer("RangeDeletedView"),
+                }
+            },
         },
     }

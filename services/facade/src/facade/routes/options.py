@@ -49,6 +49,7 @@ class Headers:
         "if_match",
         "if_none_match",
         "if_unmodified_since",
+        "last_event_id",
         "session",
         "transfer_encoding",
     )
@@ -61,6 +62,7 @@ class Headers:
     content_type: bytes | None
     expect: bytes | None
     idempotency_key: bytes | None
+    last_event_id: bytes | None
     if_match: bytes | None
     if_none_match: bytes | None
     if_unmodified_since: bytes | None

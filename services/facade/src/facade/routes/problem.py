@@ -5,6 +5,7 @@ Must not know why something failed: ``facade.errors`` does. Invariant: no error 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import orjson
@@ -131,6 +132,12 @@ def document(error: ProblemError) -> bytes:
     return orjson.dumps(body)
 
 
+def allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
+    """The header that names the methods of a path: HEAD is there wherever GET is (``facade.app.methods``)."""
+    found = set(methods)
+    return b"allow", ", ".join(sorted(found | {"HEAD"} if "GET" in found else found)).encode()
+
+
 def headers(error: ProblemError, body: bytes) -> list[tuple[bytes, bytes]]:
     """The response headers of an error."""
     result = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
@@ -158,14 +165,14 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     return response(UnexpectedError())
 
 
-def _methods_at(request: Request) -> str:
+def _methods_at(request: Request) -> set[str]:
     """The methods of all routes at a path. Starlette's own answer names those of the first one only."""
     methods: set[str] = set()
     for route in request.app.routes:
         for each in getattr(route, "effective_candidates", lambda route=route: (route,))():
             if each.matches(request.scope)[0] is not Match.NONE:
                 methods |= getattr(each, "methods", None) or set()
-    return ", ".join(sorted(methods))
+    return methods
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -176,7 +183,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     told = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        told["Allow"] = _methods_at(request)
+        told["Allow"] = allow(_methods_at(request))[1].decode()
     extra = tuple((name.lower().encode(), value.encode()) for name, value in told.items())
     detail = _PLAIN.get(code, "{detail}.").format(detail=error.detail, method=request.method[:32])
     return response(ProblemError(code, detail, status=error.status_code, headers=extra))

@@ -33,6 +33,7 @@ REQUEST_ID = b"doug-request-id"
 SCOPE_REQUEST_ID = "dougdb.request_id"
 SCOPE_EXCHANGE = "dougdb.exchange"
 
+_REFUSED = re.compile(rb"q=0(\.0{0,3})?\Z")
 _SANE_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}\Z")
 _numbers = itertools.count(1)
 _START = secrets.token_hex(6).encode()
@@ -167,7 +168,7 @@ class RawApp:
         method = request.method
         try:
             if method not in self.methods:
-                allow = ((b"allow", ", ".join(sorted(self.methods_at(request.raw_path))).encode()),)
+                allow = (problem.allow(self.methods_at(request.raw_path)),)
                 method = "other"
                 detail = f"There is no {request.method} here."
                 raise BadRequestError("method_not_allowed", detail, status=405, headers=allow)
@@ -199,21 +200,24 @@ def check_media_type(content_type: bytes | None, allowed: tuple[bytes, ...]) -> 
     return found
 
 
-def check_acceptable(accept: bytes | None, offered: bytes) -> None:
-    """Refuses a request whose Accept does not allow the media type of the answer.
+def check_acceptable(accept: bytes | None, *offered: bytes) -> None:
+    """Refuses a request whose Accept allows none of the media types that the answer can have.
 
     Raises:
-        BadRequestError: 406; the media type is not allowed.
+        BadRequestError: 406; none of them is allowed.
     """
     if accept is None or not accept.strip():
         return
-    kind = offered.split(b"/", 1)[0] + b"/*"
+    allowed: dict[bytes, bool] = {}
     for part in accept.lower().split(b","):
         name, *parameters = (piece.strip() for piece in part.split(b";"))
-        refused = any(re.match(rb"q=0(\.0{0,3})?\Z", parameter) for parameter in parameters)
-        if name in (offered, kind, b"*/*") and not refused:
+        allowed[name] = not any(_REFUSED.match(parameter) for parameter in parameters)
+    for each in offered:
+        # What is said of the type itself counts more than what is said of all types (RFC 9110, 12.5.1).
+        ranges = (each, each.split(b"/", 1)[0] + b"/*", b"*/*")
+        if next((allowed[name] for name in ranges if name in allowed), False):
             return
-    raise BadRequestError("not_acceptable", f"Here is {offered.decode()} alone.", status=406)
+    raise BadRequestError("not_acceptable", f"Here is {b' or '.join(offered).decode()} alone.", status=406)
 
 
 def check_length(content_length: bytes | None, transfer_encoding: bytes | None) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from facade.client.fanout import Outcome
-from facade.client.receipts import SESSION, Headers
+from facade.client.modes import LINEARIZABLE, ReadMode
+from facade.client.receipts import SESSION, Headers, of_batch
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session
 from facade.routes.options import RequestOptions
@@ -52,3 +53,9 @@ def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
             newest[place] = seen
     # Linearizable reads and writes first: they replace indexes that a partial token leaves out.
     return sorted(newest.values(), key=lambda each: not each.strong)
+
+
+def receipt_of(outcomes: Sequence[Outcome], mode: ReadMode) -> Headers:
+    """The headers that name the nodes that have carried out a batch, and how fresh what they read is."""
+    answered = [(outcome.receipt, outcome.strong) for outcome in outcomes if outcome.receipt is not None]
+    return (*mode.headers, *of_batch(answered, local=mode is not LINEARIZABLE))

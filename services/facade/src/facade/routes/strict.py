@@ -1,4 +1,4 @@
-"""The route class of every FastAPI route: a JSON body is bounded in bytes and time, and read strictly.
+"""The route classes of FastAPI's routes: a JSON body is bounded in bytes and time, and read strictly.
 
 FastAPI by itself takes a body of any length and lets NaN pass. Must not know what a body is for. Invariant: what is
 refused here is refused before the route's own function is called, with a problem document.
@@ -15,6 +15,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from facade.routes.body import parse_json, read
+from facade.routes.raw import JSON_TYPE, check_acceptable
 
 JSON_BYTES_MAX = 1 << 20
 JSON_TIMEOUT_S = 30.0
@@ -44,6 +45,18 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
+            self.check(request)
             return await handle(StrictRequest(request.scope, request.receive))
 
         return handle_strictly
+
+    def check(self, request: Request) -> None:
+        """Raises a ``ProblemError`` for a request that is refused whatever its body is."""
+
+
+class JsonRoute(StrictRoute):
+    """A strict route whose answer is JSON: a client that takes no JSON is refused before anything is done for it."""
+
+    def check(self, request: Request) -> None:
+        """See ``StrictRoute``."""
+        check_acceptable(b", ".join(v for name, v in request.scope["headers"] if name == b"accept"), JSON_TYPE)

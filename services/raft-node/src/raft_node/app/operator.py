@@ -209,6 +209,24 @@ class Operator:
         except NotLeaderError:
             raise NotLeaderError(*replica.leader()) from None
 
+    async def auth_here(self) -> Stored:
+        """The document of users and rights by which this node may judge clients itself.
+
+        In shard 0 every member may, once its leader has confirmed that it is up to date; in the others the leader
+        alone, since it alone is told whether its copy is the newest.
+
+        Raises:
+            NotLeaderError: Only the leader can tell, or there is none.
+            UnavailableError: The node is starting, or is no member.
+        """
+        replica = self._running().replica
+        if not replica.serves_local_reads:
+            raise UnavailableError("this node is no member of its shard now")
+        try:
+            return await access.read(replica.driver, forward=replica.number == 0)
+        except NotLeaderError:
+            raise NotLeaderError(*replica.leader()) from None
+
     async def set_auth(self, stored: Stored, expected: int) -> int:
         """See ``Operated``."""
         replica = self._leading().replica

@@ -26,6 +26,7 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug.callers import Callers
+from raft_node.rpc.doug.guests import Guests
 from raft_node.rpc.doug.service import DougService
 from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
 from raft_node.rpc.interceptor import CountingInterceptor
@@ -76,7 +77,8 @@ async def open_ports(
     await readiness.begin()
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
-    callers = Callers(settings.trusted_names, _log.warning)
+    guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0)
+    callers = Callers(settings.trusted_names, _log.warning, guests=guests if settings.takes_tokens else None)
     admit = callers.admit if settings.guarded else None
     counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
     connections = shares(descriptors.raise_limit())[:2]
@@ -87,7 +89,7 @@ async def open_ports(
     raft_pb2_grpc.add_RaftServicer_to_server(raft_service, peers)
     doug_pb2_grpc.add_DougServicer_to_server(doug_service, clients)
     admin_pb2_grpc.add_AdminServicer_to_server(
-        AdminService(settings.node_id, settings.shard_id, operator, context.timeline.events), clients
+        AdminService(settings.node_id, settings.shard_id, operator, context.timeline.events, guests.told), clients
     )
     own = {
         peers: (raft_pb2.DESCRIPTOR.services_by_name["Raft"].full_name,),

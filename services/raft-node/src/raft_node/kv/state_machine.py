@@ -352,8 +352,9 @@ class StateMachine:
             return outcome
         try:
             if opcode == Opcode.SET_LIMITS:
-                self.limits = work.limits = tokens.decode_limits(command.value)
-                work.write(LIMITS_KEY, command.value)
+                wanted, clock_us = tokens.decode_limits(command.value), max(self.clock_us, entry.timestamp_us)
+                self.limits = work.limits = tokens.changed_limits(self.limits, wanted, clock_us)
+                work.write(LIMITS_KEY, tokens.encode_stored_limits(self.limits))
                 return _APPLIED_NOTHING
             if opcode == Opcode.RECOVER:
                 self.generation, self.revision = self.generation + 1, self.revision + REVISIONS_LOST_MAX
@@ -411,7 +412,7 @@ class StateMachine:
 
 def _stored_limits(data: bytes) -> Limits:
     try:
-        return tokens.decode_limits(data)
+        return tokens.decode_stored_limits(data)
     except ValueError as error:
         raise CorruptionError("state", 0, str(error)) from error
 

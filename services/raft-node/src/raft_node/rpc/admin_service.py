@@ -129,7 +129,14 @@ class Operated(Protocol):
 class AdminService(admin_pb2_grpc.AdminServicer):
     """Serves operators."""
 
-    def __init__(self, node_id: str, shard: int, node: Operated, events: EventRing) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        shard: int,
+        node: Operated,
+        events: EventRing,
+        is_newest: Callable[[], None] = lambda: None,
+    ) -> None:
         """Ties the parts together.
 
         Args:
@@ -137,7 +144,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             shard: The number of the node's shard.
             node: The node that answers the calls.
             events: The newest events of this process.
+            is_newest: Called when a facade has said that the document of users that this shard holds is the newest.
         """
+        self._is_newest = is_newest
         self._node_id = node_id
         self._shard = shard
         self._node = node
@@ -236,6 +245,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         except DougError as error:
             await self._refuse(error, context)
         known = held.revision == request.known_revision
+        if known:
+            self._is_newest()
         return pb.GetAuthResponse(revision=held.revision, document=b"" if known else held.document)
 
     async def SetAuth(self, request: pb.SetAuthRequest, context: Context) -> pb.SetAuthResponse:  # noqa: N802
@@ -252,6 +263,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             revision = await self._node.set_auth(Stored(request.revision, request.document), expected)
         except DougError as error:
             await self._refuse(error, context)
+        self._is_newest()
         return pb.SetAuthResponse(revision=revision)
 
     async def _change(self, change: Awaitable[MemberChange], context: Context) -> pb.ChangeMembersResponse:

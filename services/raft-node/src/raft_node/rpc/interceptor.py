@@ -26,6 +26,7 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Attend = Callable[[Awaitable[Any]], Awaitable[Any]]
 
 
 class CountingInterceptor(grpc.aio.ServerInterceptor):
@@ -39,14 +40,15 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         self,
         metrics: Metrics,
         on_failure: Callable[[FatalError], None],
-        admit: Callable[[Context, str, str], Awaitable[None]] | None = None,
+        admit: Callable[[Context, str, str, Any], Awaitable[Attend | None]] | None = None,
     ) -> None:
         """Begins without a count.
 
         Args:
             metrics: The metrics in which calls are counted.
             on_failure: Called when a method fails in a way that must stop the node.
-            admit: Aborts calls of callers that may not call a method of a service; None admits everybody.
+            admit: Aborts calls of callers that may not make this call of a method of a service, and may return what
+                waits for its answer; None admits everybody.
         """
         self._metrics = metrics
         self._on_failure = on_failure
@@ -104,8 +106,9 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
             started_s = time.perf_counter()
             code = "OK"
             try:
-                if admit is not None:
-                    await admit(context, service, method)
+                attend = None if admit is None else await admit(context, service, method, request)
+                if attend is not None:
+                    return await attend(behaviour(request, context))
                 return await behaviour(request, context)
             except asyncio.CancelledError:
                 code = "CANCELLED"

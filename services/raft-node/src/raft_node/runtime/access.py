@@ -1,4 +1,4 @@
-"""Reads and changes who may do what in a shard's replicated state, on the node that leads it.
+"""Reads and changes who may do what in a shard's replicated state; only the node that leads it changes it.
 
 Must not know what the document says; ``doug_wire.auth`` does. Invariant: what is read includes every change that was
 acknowledged before.
@@ -32,8 +32,12 @@ class _Sink:
             self.result.set_result((status, revision))
 
 
-async def read(driver: Driver) -> Stored:
+async def read(driver: Driver, *, forward: bool = False) -> Stored:
     """The document of users and rights that the shard holds.
+
+    Args:
+        driver: The driver, which confirms that this is what a quorum holds.
+        forward: Whether a node that follows has its leader asked, and answers, too.
 
     Raises:
         NotLeaderError: Another node leads, or none.
@@ -45,7 +49,7 @@ async def read(driver: Driver) -> Stored:
         if not confirmed.done():
             confirmed.set_result(ok)
 
-    driver.read(settle)
+    driver.read(settle, forward=forward)
     if not await confirmed:
         raise NotLeaderError("", "")
     if not driver.machine.created:

@@ -30,7 +30,7 @@ from facade.models import (
     VitalsView,
     VolumeView,
 )
-from facade.routes.strict import StrictRoute
+from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
 EXPIRY = "dougdb_tls_certificate_expiry_timestamp_seconds"
@@ -102,7 +102,7 @@ def _answered(node: Node, status: admin_pb2.StatusResponse) -> NodeView:
 
 def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRouter:
     """Makes the routes."""
-    routes = APIRouter(tags=["cluster"], route_class=StrictRoute)
+    routes = APIRouter(tags=["cluster"], route_class=JsonRoute)
 
     @routes.get("/v1/cluster", response_model_exclude_unset=True)
     async def cluster(vitals: VitalsQuery = False) -> ClusterView:

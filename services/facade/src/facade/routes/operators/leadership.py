@@ -14,6 +14,7 @@ from facade.errors import BadRequestError
 from facade.models import LeaderRequest, LeaderView, Problem
 from facade.routes import body as bodies
 from facade.routes.operators.shard_id import ShardId
+from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 4096
@@ -52,7 +53,7 @@ async def _wanted(request: Request, timeout_s: float) -> LeaderRequest:
 
 def make_router(router: Router, settings: Settings) -> APIRouter:
     """Makes the route."""
-    routes = APIRouter(tags=["shards"])
+    routes = APIRouter(tags=["shards"], route_class=JsonRoute)
 
     @routes.post(
         "/v1/shards/{shard}/leader",

@@ -27,6 +27,7 @@ from facade.models import (
 )
 from facade.routes import body as bodies
 from facade.routes.operators.shard_id import ShardId
+from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 4096
@@ -132,7 +133,7 @@ def _change_view(shard: int, answer: admin_pb2.ChangeMembersResponse) -> MemberC
 
 def make_router(router: Router, settings: Settings) -> APIRouter:
     """Makes the routes."""
-    routes = APIRouter(tags=["shards"])
+    routes = APIRouter(tags=["shards"], route_class=JsonRoute)
     timeout_s = settings.body_timeout_ms / 1000
     path = "/v1/shards/{shard}/members"
 

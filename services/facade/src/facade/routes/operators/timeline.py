@@ -22,6 +22,7 @@ from facade.client.router import Router
 from facade.errors import BadRequestError
 from facade.models import EventSourceView, EventsView, EventView, Problem
 from facade.routes.operators.shard_id import ShardId
+from facade.routes.strict import JsonRoute
 
 LIMIT_DEFAULT = 1000
 LIMIT_MAX = 10_000
@@ -93,7 +94,7 @@ def events_view(shard: int, answers: Answers, limit: int) -> EventsView:
 
 def make_router(router: Router) -> APIRouter:
     """Makes the timeline's route."""
-    routes = APIRouter(tags=["shards"])
+    routes = APIRouter(tags=["shards"], route_class=JsonRoute)
 
     @routes.get(
         "/v1/shards/{shard}/events",

@@ -16,7 +16,8 @@ from functools import partial
 from typing import NamedTuple
 
 from doug_wire.command import Command, Opcode
-from facade.client.fanout import RESULT_BYTES_MAX, Fanout, Part, Wishes
+from facade.client.fanout import RESULT_BYTES_MAX, Fanout, Outcome, Part, Wishes
+from facade.client.receipts import Headers
 from facade.client.router import Router
 from facade.client.scan import ScanQuery
 from facade.client.sessions import Seen, Session, grown
@@ -24,7 +25,7 @@ from facade.errors import ProblemError
 from facade.routes.options import FRESH
 from facade.routes.ranges.patience import again
 from facade.routes.results import problem_of
-from facade.routes.sessions import seen_by
+from facade.routes.sessions import receipt_of, seen_by
 
 SLICE = 2_000
 
@@ -37,21 +38,24 @@ class Done(NamedTuple):
         bound: The key at which the rest begins; None if nothing is left.
         revisions: By shard, the shard's revision at the last scan's point in its log.
         session: What the client knows now; None if no shard has answered.
+        receipt: The response headers that name the nodes of the last step: those that deleted, or else those that read.
     """
 
     keys: int
     bound: bytes | None
     revisions: dict[int, int]
     session: Session | None
+    receipt: Headers
 
 
 class _Read(NamedTuple):
-    """The first keys of a range, the bound behind them, and how far the shards have shown their logs."""
+    """The first keys of a range, the bound behind them, how far the shards have shown their logs, and who answered."""
 
     keys: list[bytes]
     bound: bytes | None
     revisions: dict[int, int]
     seen: Sequence[Seen]
+    receipt: Headers
 
 
 class RangeDeletion:
@@ -70,43 +74,46 @@ class RangeDeletion:
         """
         ends_s = asyncio.get_running_loop().time() + self._timeout_s
         keys, revisions, session = 0, dict[int, int](), query.session
+        receipt: Headers = query.mode.headers
         while True:
             try:
                 attempt = partial(self._read, query, min(SLICE, limit - keys))
                 read = await again(self._timeout_s, attempt)
                 revisions = read.revisions or revisions
                 session = grown(session, read.seen) if read.seen else session
+                receipt = (*query.mode.headers, *read.receipt)
                 failed = None
                 if dry_run:
                     keys += len(read.keys)
                 else:
-                    deleted, failed, seen = await self._delete(read.keys)
+                    deleted, failed, outcomes = await self._delete(read.keys)
                     keys += deleted
-                    session = grown(session, seen) if seen else session
+                    if seen := seen_by(outcomes):
+                        session, receipt = grown(session, seen), receipt_of(outcomes, query.mode)
             except ProblemError as error:
                 failed = error
             if failed is not None:
                 if not keys:
                     raise failed
-                return Done(keys, query.start, revisions, session)
+                return Done(keys, query.start, revisions, session, receipt)
             if read.bound is None or keys >= limit or asyncio.get_running_loop().time() >= ends_s:
-                return Done(keys, read.bound, revisions, session)
+                return Done(keys, read.bound, revisions, session, receipt)
             query = query.bounded(read.bound)
 
     async def _read(self, query: ScanQuery, limit: int) -> _Read:
         if query.empty:
-            return _Read([], None, {}, ())
+            return _Read([], None, {}, (), ())
         keys: list[bytes] = []
         # One more key than is wanted, to know whether there are more.
         async with self._router.scans.open(query._replace(limit=limit + 1)) as scan:
             async for batch in scan.batches():
                 keys += [record.key for record in batch]
                 if len(keys) > limit:
-                    return _Read(keys[:limit], keys[limit - 1] + b"\0", scan.revisions, scan.seen)
-            return _Read(keys, None, scan.revisions, scan.seen)
+                    return _Read(keys[:limit], keys[limit - 1] + b"\0", scan.revisions, scan.seen, scan.receipt)
+            return _Read(keys, None, scan.revisions, scan.seen, scan.receipt)
 
-    async def _delete(self, keys: list[bytes]) -> tuple[int, ProblemError | None, list[Seen]]:
-        """Deletes keys; returns how many were deleted, the problem of one that was not, and what the answers show.
+    async def _delete(self, keys: list[bytes]) -> tuple[int, ProblemError | None, list[Outcome]]:
+        """Deletes keys; returns how many were deleted, the problem of one that was not, and the outcome of each.
 
         Of several reasons it is the one that says the least: a shard that certainly did nothing does not speak for one
         of which nobody knows.
@@ -127,4 +134,4 @@ class RangeDeletion:
                 deleted += 1
             elif failed is None or problem.outcome == "unknown":
                 failed = problem
-        return deleted, failed, seen_by(outcomes)
+        return deleted, failed, outcomes

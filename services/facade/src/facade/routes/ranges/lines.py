@@ -85,8 +85,8 @@ class LineStream:
         """Notes that the range has no more keys."""
         self._over = self._complete = True
 
-    def trailer(self, error: ProblemError | None) -> bytes:
-        """The last line."""
+    def trailer(self, error: ProblemError | None, session: bytes = b"") -> bytes:
+        """The last line; with ``session``, the token of what all of the stream has shown."""
         bound = None
         if not self._complete:
             query = self._asked.query
@@ -101,6 +101,8 @@ class LineStream:
             "cut_changed": self._changed,
             "revisions": {str(shard): str(revision) for shard, revision in sorted(self._revisions.items())},
         }
+        if session:
+            told["session"] = session.decode()
         if error is not None:
             told["error"] = orjson.Fragment(problem.document(error))
         return orjson.dumps(told) + b"\n"

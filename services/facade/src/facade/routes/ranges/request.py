@@ -17,8 +17,10 @@ from doug_wire.scan import DELIMITER_BYTES_MAX, after_prefix
 from doug_wire.slots import SLOTS
 from facade.client.scan import ScanQuery
 from facade.errors import BadRequestError
+from facade.routes.key import quality_of
 from facade.routes.options import decode64, freshness_of, parse_query
 from facade.routes.ranges import cursor as cursors
+from facade.routes.raw import NDJSON_TYPE, check_acceptable
 
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 10_000
@@ -118,13 +120,20 @@ def deletion_of(query: bytes, cluster_id: bytes) -> RangeRequest:
     return RangeRequest(_go_on(asked, given, scope), _limit(given, DELETE_LIMIT_MAX), scope, dry_run=dry_run)
 
 
-def wants_lines(accept: bytes | None) -> bool:
-    """Whether ``application/x-ndjson`` is asked for by name."""
+def wants_lines(accept: bytes | None, other: bytes) -> bool:
+    """Whether lines of JSON are asked for by name, and the other form is not preferred: by its quality, then its place.
+
+    Raises:
+        BadRequestError: 406; neither form is allowed.
+    """
+    check_acceptable(accept, other, NDJSON_TYPE)
+    qualities: dict[bytes, float] = {}
     for part in (accept or b"").lower().split(b","):
-        media_type, *parameters = (piece.strip() for piece in part.split(b";"))
-        if media_type == b"application/x-ndjson":
-            return not any(parameter in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000") for parameter in parameters)
-    return False
+        name, *parameters = (piece.strip() for piece in part.split(b";"))
+        if name in (other, NDJSON_TYPE):
+            qualities.setdefault(name, quality_of(parameters))
+    # Of two that are equal, ``max`` takes the first.
+    return qualities.get(NDJSON_TYPE, 0.0) > 0 and max(qualities, key=qualities.__getitem__) == NDJSON_TYPE
 
 
 def parameters_of(query: bytes, known: frozenset[str]) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ from facade.client.metrics import RANGE_ROUTE, Metrics
 from facade.client.places import Places
 from facade.client.router import Router
 from facade.client.scan import Scan, ScanBrokenError, ScanQuery, bound_behind
+from facade.client.sessions import grown
 from facade.errors import BadRequestError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
@@ -40,14 +41,14 @@ from facade.routes.ranges.request import (
     read_of,
     wants_lines,
 )
-from facade.routes.raw import named
+from facade.routes.raw import JSON_TYPE, check_acceptable, named
 from facade.routes.sessions import read_session, session_header
 from facade.settings import Settings
 
 Scope = Any
 
 METHODS = frozenset({"GET", "DELETE"})
-ALLOW = ((b"allow", b"GET, DELETE"),)
+ALLOW = (problem.allow(METHODS),)
 PAGE_BYTES_MAX = 4 << 20
 """The most bytes of the encoded entries of a page, unless one entry alone has more."""
 
@@ -135,8 +136,9 @@ class RangeApp:
             if headers.idempotency_key is not None:
                 detail = "The deletion of a range goes in steps and may be repeated; it has no Idempotency-Key."
                 raise BadRequestError("bad_idempotency_key", detail)
+            check_acceptable(headers.accept, JSON_TYPE)
             return deletion_of(scope["query_string"], cluster_id)
-        limit_max = 0 if wants_lines(headers.accept) else LIMIT_MAX
+        limit_max = 0 if wants_lines(headers.accept, JSON_TYPE) else LIMIT_MAX
         return read_of(scope["query_string"], headers.consistency, cluster_id, limit_max)
 
     async def _admitted(self, asked: RangeRequest, scope: Scope, answer: Answer) -> None:
@@ -155,7 +157,7 @@ class RangeApp:
         elif query.count_only:
             page = await self._page(query, min(asked.limit, LIMIT_MAX))
             await self._tell_count(asked, page, len(page.items) + len(page.prefixes), answer)
-        elif wants_lines(accept):
+        elif wants_lines(accept, JSON_TYPE):
             await self._lines(asked, answer)
         else:
             page = await self._page(query, asked.limit or LIMIT_DEFAULT)
@@ -233,10 +235,12 @@ class RangeApp:
         patience = Patience(self._timeout_s)
         head: tuple[int, list[tuple[bytes, bytes]]] = (200, [_LINES, _VARY, *asked.query.mode.headers])
         error: ProblemError | None = None
+        session = asked.query.session
         while not stream.ended() and error is None:
             try:
                 async with self._router.scans.open(stream.rest()) as scan:
                     stream.begun(scan.revisions)
+                    session = grown(session, scan.seen)
                     await answer.begin(200, [_LINES, _VARY, *self._receipt(asked.query, scan)])
                     async for batch in scan.batches():
                         await stream.send(batch)
@@ -255,7 +259,9 @@ class RangeApp:
         if error is not None and not answer.begun:
             raise error
         await answer.begin(*head)
-        await answer.end(stream.trailer(error))
+        # The head tells of the first point in the logs alone.
+        token = b"" if session is None else self._router.directory.sessions.add(session, ())
+        await answer.end(stream.trailer(error, token))
 
     # Deletions.
 
@@ -268,8 +274,9 @@ class RangeApp:
             receipt = self._receipt(query, scan)
         else:
             limit = asked.limit or DELETE_LIMIT_DEFAULT
-            found, bound, revisions, session = await self._deletion.run(query, limit, dry_run=asked.dry_run)
-            receipt = (*query.mode.headers, *session_header(self._router, session, ()))
+            done = await self._deletion.run(query, limit, dry_run=asked.dry_run)
+            found, bound, revisions = done.keys, done.bound, done.revisions
+            receipt = (*done.receipt, *session_header(self._router, done.session, ()))
         content = b'{"dry_run":%b,' % (b"true" if asked.dry_run else b"false")
         if asked.dry_run:
             content += b'"found":%d,' % found

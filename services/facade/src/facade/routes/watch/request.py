@@ -21,6 +21,7 @@ EVENTS = {b"put": int(ChangeKind.PUT), b"delete": int(ChangeKind.DELETE), b"expi
 PARAMETERS = frozenset(
     ("key", "key64", "prefix", "prefix64", "start", "start64", "end", "end64", "from", "events", "values")
 )
+EVENT_STREAM = b"text/event-stream"
 ALL_KINDS = frozenset(EVENTS.values())
 
 
@@ -81,7 +82,7 @@ def watch_of(query: bytes, accept: bytes | None, last_event_id: bytes | None) ->
         BadRequestError: The request makes no sense.
     """
     given = parameters_of(query, PARAMETERS)
-    form = Form(values=flag_of(given, "values", default=True), lines=wants_lines(accept))
+    form = Form(values=flag_of(given, "values", default=True), lines=wants_lines(accept, EVENT_STREAM))
     text = last_event_id or given.get("from", b"now")
     if text in (b"now", b"start"):
         return WatchAsked(_selection(given), form, None, text == b"start")

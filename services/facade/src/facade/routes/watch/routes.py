@@ -23,11 +23,13 @@ from facade.client.watches.feeds import Feeds, request_of
 from facade.client.watches.stream import HistoryGoneError
 from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
+from facade.routes import problem
+from facade.routes.options import Headers
 from facade.routes.raw import CLIENT_WENT_AWAY, RawApp, RawRequest, Scope, Send
 from facade.routes.watch import ids as watch_ids
 from facade.routes.watch.audience import Audience, progress_data
 from facade.routes.watch.ids import WatchId
-from facade.routes.watch.request import WatchAsked, watch_of
+from facade.routes.watch.request import EVENT_STREAM, WatchAsked, watch_of
 from facade.routes.watch.session import Session
 from facade.settings import Settings
 
@@ -37,15 +39,20 @@ OPEN_S = 5.0
 REST_SHARE, REST_S_MAX = 4, 1.0
 """The pause between two rounds of progress on demand is so many times as long as a round takes, and no longer."""
 HEADERS = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"), (b"vary", b"accept"))
-EVENTS_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+EVENTS_TYPE = (b"content-type", EVENT_STREAM + b"; charset=utf-8")
 LINES_TYPE = (b"content-type", b"application/x-ndjson")
+
+
+def _head(asked: WatchAsked) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers of a watch."""
+    return (LINES_TYPE if asked.form.lines else EVENTS_TYPE, *HEADERS)
 
 
 class WatchApp(RawApp):
     """Watches."""
 
     route = "/v1/watch"
-    methods = frozenset({"GET"})
+    methods = frozenset({"GET", "HEAD"})
 
     def __init__(self, router: Router, metrics: Metrics, settings: Settings, feeds: Feeds, audience: Audience) -> None:
         """Serves watches over ``feeds``."""
@@ -65,13 +72,16 @@ class WatchApp(RawApp):
         method = request.method
         try:
             if method not in self.methods:
-                allow = ((b"allow", b"GET"),)
+                allow = (problem.allow(self.methods),)
                 method = "other"
                 raise BadRequestError("method_not_allowed", "Watches are read.", status=405, headers=allow)
-            headers = dict(request.raw_headers)
-            asked = watch_of(request.query, headers.get(b"accept"), headers.get(b"last-event-id"))
+            headers = Headers(request.raw_headers)
+            asked = watch_of(request.query, headers.accept, headers.last_event_id)
             with self._places.one():
                 await self._watch(request, asked, started_s)
+            if method == "HEAD":
+                await request.answer(200, _head(asked))
+                self._metrics.request(method, request.status, "none", perf_counter() - started_s, self.route)
         except ProblemError as error:
             await request.refuse(error)
             self._metrics.request(method, request.status, "none", perf_counter() - started_s, self.route)
@@ -98,7 +108,9 @@ class WatchApp(RawApp):
                     session.positions = {
                         number: feed.position for number, feed in feeds.items() if feed.position is not None
                     }
-                await request.start(200, (LINES_TYPE if asked.form.lines else EVENTS_TYPE, *HEADERS))
+                if request.method == "HEAD":
+                    return
+                await request.start(200, _head(asked))
                 self._metrics.request("GET", 200, "none", perf_counter() - started_s, self.route)
                 with caller.access.followed(session.look):
                     session.look()

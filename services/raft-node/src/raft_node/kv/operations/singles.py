@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from doug_wire.command import Command, Opcode
+from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.slots import slot_of
 from raft_node.kv.keyspace import user_key
 from raft_node.kv.operations import counters, plain
@@ -25,11 +25,18 @@ _BLIND = (Opcode.PUT, Opcode.DELETE)
 
 
 def carry_out(work: Work, command: Command) -> Outcome:
-    """Carries out a command for one key, if its slot is owned."""
+    """Carries out a command for one key, if its slot is owned.
+
+    Raises:
+        CommandError: The command is none for one key. No node proposes such a batch or transaction; a newer one may.
+    """
+    handler = HANDLERS.get(command.opcode)
+    if handler is None:
+        raise CommandError(f"the opcode {command.opcode} within a batch or transaction")
     epoch = work.ownership.epochs[slot_of(command.key)]
     if not epoch or (command.epoch and command.epoch != epoch):
         return WRONG_SHARD
-    return HANDLERS[command.opcode](work, command, epoch)
+    return handler(work, command, epoch)
 
 
 def keys_to_read(command: Command) -> list[bytes]:

@@ -11,7 +11,8 @@ Invariants:
    ``Limits.bytes_max`` bytes of them are never exceeded: a command whose outcome has no room is refused, before
    anything is done or with all of it undone, and never are others forgotten for it.
 4. What is older than tokens are kept is refused when the client's key tells (a UUID of version 7, or what a facade
-   makes of one for an operation of a batch), for nobody knows any more what became of it.
+   makes of one for an operation of a batch), for nobody knows any more what became of it. Whoever lengthens the time
+   brings back nothing that was forgotten: for keys from before, the shorter time counts on.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from raft_node.kv.operations.work import Details, Limits, Outcome, Work
 
 _RECORD = struct.Struct("<BQQ")
 _LIMITS = struct.Struct("<QQQ")
+_BEFORE = struct.Struct("<QQ")
 _FORMAT = 1
 _SMALL_BYTES = _RECORD.size + 128 + commands.CONTENT_TYPE_BYTES_MAX
 """The largest record of a command for one key, which tells at most a number, its type and a time."""
@@ -158,8 +160,8 @@ def replayed(record: TokenRecord) -> Outcome:
 
 
 def encode_limits(limits: Limits) -> bytes:
-    """The value of a SET_LIMITS command, which is also what is stored under ``LIMITS_KEY``."""
-    return _LIMITS.pack(*limits)
+    """The value of a SET_LIMITS command."""
+    return _LIMITS.pack(*limits.wanted)
 
 
 def decode_limits(data: bytes) -> Limits:
@@ -176,6 +178,40 @@ def decode_limits(data: bytes) -> Limits:
     return limits
 
 
+def changed_limits(old: Limits, wanted: Limits, clock_us: int) -> Limits:
+    """The limits that count from a SET_LIMITS command on."""
+    before_us, before_kept_us = old.before_us, old.before_kept_us
+    if wanted.kept_us > old.kept_us:
+        # What an even shorter time has forgotten before stays forgotten, unless it would be too old anyway.
+        matters = before_us + old.kept_us > clock_us
+        before_kept_us = min(old.kept_us, before_kept_us) if matters else old.kept_us
+        before_us = clock_us + 1
+    return wanted._replace(before_us=before_us, before_kept_us=before_kept_us)
+
+
+def encode_stored_limits(limits: Limits) -> bytes:
+    """The bytes that are stored under ``LIMITS_KEY``."""
+    data = encode_limits(limits)
+    return data + _BEFORE.pack(limits.before_us, limits.before_kept_us) if limits.before_us else data
+
+
+def decode_stored_limits(data: bytes) -> Limits:
+    """The opposite of ``encode_stored_limits``.
+
+    Raises:
+        ValueError: The bytes are not what ``encode_stored_limits`` makes.
+    """
+    limits = decode_limits(data[: _LIMITS.size])
+    if len(data) == _LIMITS.size:
+        return limits
+    if len(data) != _LIMITS.size + _BEFORE.size:
+        raise ValueError(f"limits in {len(data)} bytes")
+    before_us, before_kept_us = _BEFORE.unpack_from(data, _LIMITS.size)
+    if not before_us:
+        raise ValueError("a time before that is not there")
+    return limits._replace(before_us=before_us, before_kept_us=before_kept_us)
+
+
 def _fits(work: Work, key: bytes, before: bytes | None, record_bytes: int) -> bool:
     """Whether there is room for a record in the place of what is stored under its key."""
     given_back = 0 if before is None else size_of(key, before)
@@ -186,5 +222,6 @@ def _is_older_than_kept(token: Token, clock_us: int, limits: Limits) -> bool:
     client_key = token.id[token.id.find(b"\0") + 1 :]
     if not _UUID7.fullmatch(client_key):
         return False
-    made_ms = int(client_key[:8] + client_key[9:13], 16)
-    return made_ms * 1000 + limits.kept_us <= clock_us
+    made_us = 1000 * int(client_key[:8] + client_key[9:13], 16)
+    kept_us = limits.kept_us if made_us >= limits.before_us else min(limits.kept_us, limits.before_kept_us)
+    return made_us + kept_us <= clock_us

@@ -70,11 +70,26 @@ class Outcome(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """For how long a token is kept, in microseconds of log time, and how many of them, with how many bytes, at most."""
+    """The limits of what is kept of tokens.
+
+    Attributes:
+        kept_us: For how many microseconds of log time a token is kept.
+        count_max: How many tokens are kept at most.
+        bytes_max: How many bytes the tokens take at most.
+        before_us: Tokens were kept for a shorter time before this log time; 0 if that does not matter any more.
+        before_kept_us: That shorter time.
+    """
 
     kept_us: int = 24 * 3600 * 1_000_000
     count_max: int = 100_000
     bytes_max: int = 256 << 20
+    before_us: int = 0
+    before_kept_us: int = 0
+
+    @property
+    def wanted(self) -> tuple[int, int, int]:
+        """The limits that were asked for, without what was before."""
+        return self.kept_us, self.count_max, self.bytes_max
 
 
 class Mark(NamedTuple):

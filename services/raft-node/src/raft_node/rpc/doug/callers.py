@@ -1,71 +1,53 @@
-"""The callers of Doug and Admin where clients have to say who they are: facades and the cluster's nodes alone.
+"""The callers of Doug and Admin where clients have to say who they are: facades, the cluster's nodes, and guests.
 
-A facade has judged a request before it sends it on; anybody else would go past that. A caller is told by the names in
-its certificate, which the authority has signed. Invariants:
+A facade has judged a request before it sends it on, and a node calls for the cluster; both are told by the names in
+their certificates, which the authority has signed. A guest has another certificate of that authority, which is a
+transport and no proof, and shows a token: it is judged here, by the rule that facades judge by. Invariants:
 
 1. Whoever cannot be told is refused, also on a connection without TLS.
 2. A method without a rule is served to nobody.
-3. The log tells who was refused, in a bounded number of lines; never what a call was about.
+3. A guest is served only if it may do every part of what a call asks for, and as long as it may.
+4. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
 
 Source: docs/auth.md.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
 from doug_stream.limits import Bucket
-from doug_wire.auth.grants import Verb
+from raft_node.errors import NotLeaderError, UnavailableError
+from raft_node.rpc.doug.guests import Guest, Guests
+from raft_node.rpc.doug.operations import identity
+from raft_node.rpc.doug.wanted import LASTING, RULES, Wanted, wanted
 from raft_node.rpc.raft.certificate_names import names_of
 
-RULES: dict[str, dict[str, set[Verb]]] = {
-    "doug.v1.Doug": {
-        "Get": {Verb.READ},
-        "Put": {Verb.WRITE},
-        "Delete": {Verb.WRITE},
-        "Increment": {Verb.WRITE},
-        "Touch": {Verb.WRITE},
-        "Txn": {Verb.READ, Verb.WRITE},
-        "ExecuteBatch": {Verb.READ, Verb.WRITE},
-        "FindOutcome": {Verb.READ, Verb.WRITE},
-        "DeleteRange": {Verb.WRITE},
-        "Pipe": {Verb.READ, Verb.WRITE},
-        "Partitions": set(),
-        "Scan": {Verb.READ},
-        "Watch": {Verb.WATCH},
-    },
-    "doug.v1.Admin": {
-        "Status": {Verb.METRICS},
-        "Events": {Verb.METRICS},
-        "TransferLeadership": {Verb.MEMBERS},
-        "Drain": {Verb.MEMBERS},
-        "Members": {Verb.METRICS, Verb.MEMBERS},
-        "AddMember": {Verb.MEMBERS},
-        "RemoveMember": {Verb.MEMBERS},
-        "ReplaceMember": {Verb.MEMBERS},
-        "Backup": {Verb.BACKUP},
-        "GetAuth": {Verb.AUTH},
-        "SetAuth": {Verb.AUTH},
-    },
-}
-"""The rights, some of which a facade has asked for before it calls a method for a client; none for what tells nothing
-of keys or nodes. A caller that is no facade and no node has none of them here."""
-
 Context = grpc.aio.ServicerContext[Any, Any]
-
+Attend = Callable[[Awaitable[Any]], Awaitable[Any]]
+"""Waits for the answer to a call, and ends the call when its caller may not make it any more."""
 
 LINES_BURST = 100
 LINES_PER_S = 1.0
 NAME_CHARACTERS_MAX = 256
+ATTEND_S = 0.5
+"""How often it is looked whether a guest may still do what it is doing."""
+UNSURE_S = 1.5
+"""For how long a guest's call goes on while nobody can tell whether it still may."""
+SLICE = 200
+"""How many parts of a call are judged in one turn of the event loop."""
+AUTHORIZATION = "authorization"
+_SCHEME = "bearer "
 
 
 class Callers:
-    """Admits callers whose certificates have the names of facades or nodes.
+    """Admits facades and nodes by their certificates, and guests by their tokens.
 
     Attributes:
         caller_of: Gives the address of a caller.
@@ -76,6 +58,7 @@ class Callers:
         names: Iterable[str],
         tell: Callable[..., object],
         clock: Callable[[], float] = time.monotonic,
+        guests: Guests | None = None,
     ) -> None:
         """Begins without having refused anybody.
 
@@ -83,43 +66,139 @@ class Callers:
             names: The names of facades and nodes.
             tell: The log, which is told of callers that are refused.
             clock: Gives seconds that never go back.
+            guests: Tells who shows a token; None where tokens are no proof.
         """
         self._names = frozenset(name.lower() for name in names)
         self._tell = tell
         self._clock = clock
+        self._guests = guests
         self._lines = Bucket(LINES_BURST, LINES_PER_S)
         self._left_out = 0
         self.caller_of: Callable[[Any], str] = lambda context: str(context.peer())
 
-    async def admit(self, context: Context, service: str, method: str) -> None:
-        """Aborts a call of any other caller, or of a method without a rule; gRPC's exception leaves this function."""
-        if method not in RULES.get(service, {}):
-            self._refused(context, service, method, "forbidden", ())
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                "FORBIDDEN: there is no rule for this method",
-                (("doug-code", "FORBIDDEN"),),
-            )
-        names = names_of(context) or ()
-        if self._names.isdisjoint(names):
-            self._refused(context, service, method, "unauthenticated", names)
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "UNAUTHENTICATED: only facades and nodes are served here; go through a facade",
-                (("doug-code", "UNAUTHENTICATED"),),
-            )
+    async def admit(self, context: Context, service: str, method: str, request: Any = None) -> Attend | None:
+        """Aborts a call that its caller may not make; gRPC's exception leaves this function.
 
-    def _refused(self, context: Context, service: str, method: str, outcome: str, names: Iterable[str]) -> None:
-        if not self._lines.take(self._clock()):
+        Returns:
+            What has to wait for the answer, for a call of a guest that may last; else None.
+        """
+        call = f"/{service}/{method}"
+        names = names_of(context)
+        shown = names or ()
+        if method not in RULES.get(service, {}):
+            await self._forbid(context, call, shown, "there is no rule for this method")
+        if not self._names.isdisjoint(shown):
+            return None
+        guests = self._guests
+        text = None if names is None or guests is None else _token_of(context)
+        if guests is None or text is None:
+            detail = "only facades and nodes are served here, and clients with a token; or go through a facade"
+            await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
+        try:
+            found = await guests.find(text)
+        except (NotLeaderError, UnavailableError) as error:
+            await self._unsure(context, error)
+        guest = await self._known(context, call, shown, found)
+        await self._judge(context, call, shown, guest, wanted(service, method, request))
+        identity.set(guest.name)
+        if (service, method) not in LASTING:
+            return None
+
+        sure_s = self._clock()
+
+        async def still() -> None:
+            nonlocal sure_s
+            try:
+                now = await guests.find(text)
+            except (NotLeaderError, UnavailableError):
+                # An election is no reason to end what is allowed; nor may the right be taken for granted for long.
+                if self._clock() - sure_s < UNSURE_S:
+                    return
+                await self._unsure(context, UnavailableError("nobody can tell any more who may do what"))
+            sure_s = self._clock()
+            known = await self._known(context, call, shown, now)
+            await self._judge(context, call, shown, known, wanted(service, method, request))
+
+        return lambda answer: _attended(answer, still)
+
+    async def _unsure(self, context: Context, error: NotLeaderError | UnavailableError) -> NoReturn:
+        """Aborts a call of a guest because this node cannot tell what it may do."""
+        if isinstance(error, NotLeaderError):
+            metadata = (
+                ("doug-code", "NOT_LEADER"),
+                ("doug-leader-id", error.leader_id),
+                ("doug-leader-address", error.leader_address),
+            )
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"NOT_LEADER: {error}", metadata)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"UNAVAILABLE: {error}", (("doug-code", "UNAVAILABLE"),))
+
+    async def _known(self, context: Context, call: str, shown: Collection[str], guest: Guest | None) -> Guest:
+        """The guest, if there is one; aborts the call otherwise."""
+        if guest is None:
+            detail = "the token is not known, or counts no more"
+            await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
+        return guest
+
+    async def _judge(
+        self, context: Context, call: str, shown: Collection[str], guest: Guest, parts: Iterable[Wanted]
+    ) -> None:
+        """Aborts the call if the guest may not do every part of it."""
+        for number, part in enumerate(parts, 1):
+            if not part.is_allowed(guest.rights):
+                right = " or ".join(sorted(verb.value for verb in part.verbs))
+                detail = f"{guest.name} does not have the right {right}" if right else "no client may call this method"
+                await self._forbid(context, call, shown, detail, guest.name)
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+
+    async def _forbid(
+        self, context: Context, call: str, shown: Collection[str], detail: str, principal: str = ""
+    ) -> NoReturn:
+        await self._abort(context, call, shown, grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN", detail, principal)
+
+    async def _abort(
+        self,
+        context: Context,
+        call: str,
+        shown: Collection[str],
+        status: grpc.StatusCode,
+        code: str,
+        detail: str,
+        principal: str = "",
+    ) -> NoReturn:
+        """Refuses a call, and tells the log of it unless there are too many lines."""
+        if self._lines.take(self._clock()):
+            left_out, self._left_out = self._left_out, 0
+            self._tell(
+                "caller.refused",
+                outcome=code.lower(),
+                address=self.caller_of(context),
+                certificate=", ".join(sorted(shown))[:NAME_CHARACTERS_MAX],
+                principal=principal,
+                method=call,
+                left_out=left_out,
+            )
+        else:
             self._left_out += 1
-            return
-        left_out, self._left_out = self._left_out, 0
-        shown = ", ".join(sorted(names))[:NAME_CHARACTERS_MAX]
-        self._tell(
-            "caller.refused",
-            outcome=outcome,
-            address=self.caller_of(context),
-            certificate=shown,
-            method=f"/{service}/{method}",
-            left_out=left_out,
-        )
+        await context.abort(status, f"{code}: {detail}", (("doug-code", code),))
+
+
+def _token_of(context: Context) -> str | None:
+    """The bearer token in a call's metadata; None without one, or with more than one."""
+    found = [value for name, value in context.invocation_metadata() or () if name == AUTHORIZATION]
+    if len(found) != 1 or not isinstance(found[0], str) or not found[0].lower().startswith(_SCHEME):
+        return None
+    return found[0][len(_SCHEME) :]
+
+
+async def _attended(answer: Awaitable[Any], still: Callable[[], Awaitable[None]]) -> Any:
+    """Waits for the answer to a call, and asks ``still`` now and then, whose exception ends it."""
+    serving = asyncio.ensure_future(answer)
+    try:
+        while not (await asyncio.wait((serving,), timeout=ATTEND_S))[0]:
+            await still()
+        return serving.result()
+    finally:
+        if not serving.done():
+            serving.cancel()
+            await asyncio.wait((serving,))

@@ -1,4 +1,4 @@
-"""The messages of Doug's plain calls as commands, and outcomes as messages. Pure functions.
+"""The messages of Doug's plain calls as commands, and outcomes as messages. Pure functions, but for ``identity``.
 
 It knows neither the replica nor gRPC's calls. What a command may hold is judged in one place for all ways in,
 ``doug_wire.validity``; this module refuses only what a message can say and a command cannot.
@@ -9,6 +9,7 @@ Source: protos/doug/v1/doug.proto; docs/api.md, gRPC.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
@@ -24,8 +25,8 @@ from doug_wire.payload import (
 )
 from doug_wire.pipe import ResultRecord
 
-ANYONE = ""
-"""The identity of all clients while they need not say who they are."""
+identity: ContextVar[str] = ContextVar("identity", default="")
+"""The owner of the idempotency keys of the call that is being served; empty while clients need not say who they are."""
 
 
 def get_command(request: pb.OperationGet) -> Command:
@@ -124,7 +125,7 @@ def token_id(key: str) -> bytes:
         CommandError: The request makes no sense.
     """
     _check_key(key)
-    return commands.token_id(ANYONE, key)
+    return commands.token_id(identity.get(), key)
 
 
 def _ttl(ttl_ms: int) -> int:
@@ -164,7 +165,7 @@ def _with_key(wanted: Command, key: str) -> Command:
     if not key:
         return wanted
     _check_key(key)
-    return idempotency.with_token(wanted, ANYONE, key)
+    return idempotency.with_token(wanted, identity.get(), key)
 
 
 def _check_key(key: str) -> None:

@@ -98,7 +98,7 @@ class Upkeep:
 
     async def _look(self) -> None:
         machine = self._driver.machine
-        if machine.limits != self._limits:
+        if machine.limits.wanted != self._limits.wanted:
             await self._propose(Opcode.SET_LIMITS, encode_limits(self._limits))
         if machine.next_due_us <= self._driver.now_us():
             machine.looking = True

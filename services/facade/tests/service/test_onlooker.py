@@ -1,0 +1,41 @@
+"""The audit log while clients need not say who they are: what operators do, and what is turned away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+MakeFacade = Callable[..., Awaitable[Any]]
+
+
+async def test_what_operators_do_is_told_without_users_too(make_facade: MakeFacade, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    facade = await make_facade(nodes=1, audit_file=str(path))
+    await facade.use_sockets()
+    named = {"x-request-id": "mine"}
+    told = []
+    for method, target in (
+        ("POST", "/v1/shards/0/leader"), ("POST", "/v1/shards/0/members"), ("DELETE", "/v1/shards/0/members/n"),
+        ("GET", "/v1/shards/0/backup"), ("POST", "/v1/console/faults"),
+    ):  # fmt: skip
+        answer = await facade.http.request(method, target, headers=named, json=None if method == "GET" else {})
+        told.append(("admin", method, target, str(answer.status_code)))
+    for method, target in (("PUT", "/v1/kv/a"), ("GET", "/v1/kv/a"), ("GET", "/v1/cluster"), ("GET", "/livez")):
+        await facade.http.request(method, target, content=b"the-value" if method == "PUT" else None)
+    foreign = await facade.http.post("/v1/shards/0/leader", headers={"origin": "https://evil.example"})
+    assert foreign.status_code == 403
+    told.append(("refused", "POST", "/v1/shards/0/leader", "cross_origin"))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line["method"], line["path"], line["outcome"]) for line in lines] == told
+    assert {(line["principal"], line["address"]) for line in lines} == {("", "127.0.0.1")}
+    assert lines[0]["request_id"] == "mine"
+    assert "the-value" not in path.read_text()
+    facade.application.front.audit.close()
+
+
+async def test_without_a_file_there_is_none(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    assert facade.application.front.audit is None
+    assert (await facade.http.post("/v1/shards/0/leader", json={})).status_code != 500

@@ -1,0 +1,130 @@
+"""Clients that call a node themselves: who has shown a token of ours, and what they may do now.
+
+A node judges them by the document of users that its shard holds: shard 0's is the one that counts, the other shards
+have copies, which facades bring. Must not know what a call is about, nor Raft.
+
+Invariants:
+
+1. Who may do what is what a quorum has just confirmed; a node that cannot tell serves no guest.
+2. A copy counts only while a facade, which has heard shard 0, keeps saying that there is no newer one.
+3. A token's text is kept nowhere.
+
+Source: docs/auth.md; ADR 17.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from doug_wire.auth import document as documents
+from doug_wire.auth import tokens
+from doug_wire.auth.document import TOKEN, DocumentError, TokenRecord
+from doug_wire.auth.grants import Rights
+from raft_node.errors import UnavailableError
+from raft_node.kv.operations.access import Stored
+
+LOOK_S = 0.25
+"""How old what a quorum has confirmed may be."""
+COPY_S = 60.0
+"""How long a copy counts after a facade has said that it is the newest."""
+
+
+class Guest(NamedTuple):
+    """A client that has shown a token.
+
+    Attributes:
+        name: The principal's name, the same as at a facade; it owns its idempotency keys.
+        rights: What the principal may do now.
+    """
+
+    name: str
+    rights: Rights
+
+
+class _Users(NamedTuple):
+    """The document of users as it was confirmed last."""
+
+    revision: int
+    document: documents.Document
+    by_id: dict[str, tuple[str, TokenRecord]]
+
+
+class Guests:
+    """Tells who shows a token, and what they may do.
+
+    Attributes:
+        held: Gives the document that this shard holds, once a quorum has confirmed it; raises NotLeaderError or
+            UnavailableError.
+    """
+
+    def __init__(
+        self,
+        held: Callable[[], Awaitable[Stored]],
+        *,
+        is_copy: bool,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Begins without a document.
+
+        Args:
+            held: See the attribute.
+            is_copy: Whether the shard holds a copy, which another shard's document may be ahead of.
+            clock: Gives seconds that never go back.
+            wall_clock: Gives seconds since the epoch, by which tokens expire.
+        """
+        self._held = held
+        self._is_copy = is_copy
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._users: _Users | None = None
+        self._looked_s = float("-inf")
+        self._told_s = float("-inf")
+
+    def told(self) -> None:
+        """A facade, which has just heard shard 0, says that this shard holds the newest document."""
+        self._told_s = self._clock()
+
+    async def find(self, text: str) -> Guest | None:
+        """Who shows a token; None for one that is not known, or counts no more.
+
+        Raises:
+            NotLeaderError: Only the leader can tell, and another node is that, or none.
+            UnavailableError: It is not known here now who may do what.
+        """
+        parsed = tokens.parse(text)
+        if parsed is None:
+            return None
+        token_id, secret = parsed
+        users = await self._confirmed()
+        name, record = users.by_id.get(token_id, ("", None))
+        # The hash is compared for an unknown id, too, so that the time reveals nothing.
+        salt, digest = (record.salt, record.digest) if record is not None else (b"\0" * 16, b"\0" * 32)
+        if not tokens.is_secret(secret, salt, digest) or record is None:
+            return None
+        if record.expires_ms and record.expires_ms <= self._wall_clock() * 1000:
+            return None
+        principal = f"{TOKEN}:{name}"
+        return Guest(principal, users.document.rights((principal,), record.held))
+
+    async def _confirmed(self) -> _Users:
+        now_s = self._clock()
+        if self._is_copy and now_s - self._told_s > COPY_S:
+            raise UnavailableError("no facade has told yet whether the copy of who may do what is the newest")
+        if self._users is not None and now_s - self._looked_s < LOOK_S:
+            return self._users
+        held = await self._held()
+        if self._users is None or held.revision != self._users.revision:
+            self._users = self._read(held)
+        self._looked_s = now_s
+        return self._users
+
+    @staticmethod
+    def _read(held: Stored) -> _Users:
+        try:
+            document = documents.decode(held.document) if held.revision else documents.EMPTY
+        except DocumentError as error:
+            raise UnavailableError(f"this node does not understand who may do what: {error}") from None
+        return _Users(held.revision, document, document.by_id())

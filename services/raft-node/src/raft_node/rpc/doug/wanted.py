@@ -1,0 +1,133 @@
+"""What a call asks to do, as the verbs and keys by which a client that calls a node itself is judged. Pure functions.
+
+It must not know who calls. Invariants:
+
+1. A method that is not here, and an operation of a kind that is not known, asks for what nobody has.
+2. Every key of a transaction or a batch is named, whatever becomes of its operation.
+
+Source: docs/auth.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+from doug.v1 import doug_pb2 as pb
+from doug_wire.auth.grants import KeyRange, Rights, Target, Verb, authorize
+
+DOUG, ADMIN = "doug.v1.Doug", "doug.v1.Admin"
+
+RULES: dict[str, dict[str, set[Verb]]] = {
+    DOUG: {
+        "Get": {Verb.READ},
+        "Put": {Verb.WRITE},
+        "Delete": {Verb.WRITE},
+        "Increment": {Verb.WRITE},
+        "Touch": {Verb.WRITE},
+        "Txn": {Verb.READ, Verb.WRITE},
+        "ExecuteBatch": {Verb.READ, Verb.WRITE},
+        "FindOutcome": {Verb.READ, Verb.WRITE},
+        "DeleteRange": {Verb.READ, Verb.WRITE},
+        "Pipe": {Verb.READ, Verb.WRITE},
+        "Partitions": set(),
+        "Scan": {Verb.READ},
+        "Watch": {Verb.WATCH},
+    },
+    ADMIN: {
+        "Status": {Verb.METRICS, Verb.MEMBERS},
+        "Events": {Verb.METRICS, Verb.MEMBERS},
+        "TransferLeadership": {Verb.MEMBERS},
+        "Drain": {Verb.MEMBERS},
+        "Members": {Verb.METRICS, Verb.MEMBERS},
+        "AddMember": {Verb.MEMBERS},
+        "RemoveMember": {Verb.MEMBERS},
+        "ReplaceMember": {Verb.MEMBERS},
+        "Backup": {Verb.BACKUP},
+        "GetAuth": {Verb.AUTH},
+        "SetAuth": {Verb.AUTH},
+    },
+}
+"""The rights, some of which a facade asks for before it calls a method for a client, and a node before it serves the
+client itself; none for what tells nothing of keys or nodes. A method that is not here is served to nobody."""
+
+OURS_ALONE = frozenset({(DOUG, "Pipe"), (ADMIN, "GetAuth"), (ADMIN, "SetAuth")})
+"""The methods that only facades and nodes may call: packed records that a facade has judged, and the document by which
+everybody is judged, of which facades show clients no hash and let them make no part that makes no sense."""
+
+LASTING = frozenset({(DOUG, "Scan"), (DOUG, "Watch"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
+"""The methods that may take so long that rights are asked for again meanwhile."""
+
+_EVERY_KEY = KeyRange(b"")
+
+
+class Wanted(NamedTuple):
+    """One part of what a call asks to do.
+
+    Attributes:
+        verbs: The verbs, one of which is enough; without any nobody may do it.
+        target: The object of the action.
+    """
+
+    verbs: frozenset[Verb]
+    target: Target = None
+
+    def is_allowed(self, rights: Rights) -> bool:
+        """Whether these rights allow this part."""
+        return any(authorize(rights, verb, self.target) for verb in self.verbs)
+
+
+_READ, _WRITE, _WATCH = (frozenset({verb}) for verb in (Verb.READ, Verb.WRITE, Verb.WATCH))
+
+
+def wanted(service: str, method: str, request: Any) -> Iterable[Wanted]:
+    """All that a call asks to do; a client is served only if it may do every part of it.
+
+    Args:
+        service: The full name of the service.
+        method: The name of the method, which has a rule.
+        request: The message that the method is called with.
+    """
+    if (service, method) in OURS_ALONE:
+        return (Wanted(frozenset()),)
+    if service == DOUG:
+        return _OF_DOUG[method](request)
+    return (Wanted(frozenset(RULES[service][method])),)
+
+
+def _operation(asked: pb.Operation) -> Wanted:
+    kind = asked.WhichOneof("kind")
+    if kind is None:
+        return Wanted(frozenset(), _EVERY_KEY)
+    return Wanted(_READ if kind == "get" else _WRITE, getattr(asked, kind).key)
+
+
+def _written(request: Any) -> Iterable[Wanted]:
+    return (Wanted(_WRITE, request.key),)
+
+
+def _txn(request: pb.TxnRequest) -> Iterator[Wanted]:
+    for compare in request.compare:
+        yield Wanted(_READ, compare.key)
+    yield from map(_operation, chain(request.success, request.failure))
+
+
+def _deleted(request: pb.DeleteRangeRequest) -> Iterable[Wanted]:
+    return (Wanted(_READ if request.dry_run else _WRITE, KeyRange(request.start, request.end)),)
+
+
+_OF_DOUG: dict[str, Callable[[Any], Iterable[Wanted]]] = {
+    "Get": lambda request: (Wanted(_READ, request.key),),
+    "Put": _written,
+    "Delete": _written,
+    "Increment": _written,
+    "Touch": _written,
+    "Txn": _txn,
+    "ExecuteBatch": lambda request: map(_operation, request.operations),
+    "FindOutcome": lambda request: (Wanted(_READ | _WRITE, request.key),),
+    "DeleteRange": _deleted,
+    "Partitions": lambda request: (),
+    "Scan": lambda request: (Wanted(_READ, KeyRange(request.start, request.end)),),
+    "Watch": lambda request: (Wanted(_WATCH, KeyRange(request.start, request.end)),),
+}

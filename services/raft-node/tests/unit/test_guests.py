@@ -1,0 +1,379 @@
+"""Clients that call a node themselves: who they are, what they may do, and what a call asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from doug.v1 import admin_pb2, doug_pb2
+from doug_wire.auth import tokens
+from doug_wire.auth.document import EMPTY, Document, Held, TokenRecord
+from doug_wire.auth.grants import KeyRange, Verb, parse_grant
+from raft_node.errors import NotLeaderError, UnavailableError
+from raft_node.kv.operations.access import Stored
+from raft_node.rpc.doug import callers as callers_module
+from raft_node.rpc.doug import operations
+from raft_node.rpc.doug.callers import UNSURE_S, Callers
+from raft_node.rpc.doug.guests import COPY_S, LOOK_S, Guests
+from raft_node.rpc.doug.wanted import ADMIN, DOUG, OURS_ALONE, RULES, wanted
+
+pb = doug_pb2
+EXPIRES_MS = 2_000_000
+
+
+class Aborted(Exception):  # noqa: N818
+    """What grpc raises out of ``abort``."""
+
+
+class FakeContext:
+    """A call with a client's certificate and some metadata."""
+
+    def __init__(self, *metadata: tuple[str, str | bytes], name: str = "dougdb-client", tls: bool = True) -> None:
+        self._metadata = metadata
+        self._name = name
+        self._tls = tls
+        self.status: grpc.StatusCode | None = None
+        self.code = ""
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        if not self._tls:
+            return {}
+        return {"transport_security_type": [b"ssl"], "x509_subject_alternative_name": [self._name.encode()]}
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self._metadata
+
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:5"
+
+    async def abort(self, status: grpc.StatusCode, details: str, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.status, self.code = status, dict(metadata)["doug-code"]
+        raise Aborted(details)
+
+
+class Shard:
+    """What a shard holds, and a node of it that judges by that."""
+
+    def __init__(self, *, is_copy: bool = False) -> None:
+        self.document = EMPTY
+        self.revision = 1
+        self.error: Exception | None = None
+        self.asked = 0
+        self.now_s = 1000.0
+        self.lines: list[dict[str, object]] = []
+        self.guests = Guests(self.held, is_copy=is_copy, clock=lambda: self.now_s, wall_clock=lambda: self.now_s)
+        self.callers = Callers(["dougdb-facade"], self.tell, lambda: self.now_s, self.guests)
+
+    def tell(self, event: str, **fields: object) -> None:
+        self.lines.append({"event": event, **fields})
+
+    async def held(self) -> Stored:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return Stored(self.revision, self.document.encode())
+
+    def becomes(self, document: Document) -> None:
+        self.document, self.revision = document, self.revision + 1
+        self.now_s += LOOK_S
+
+    def makes(self, name: str, *allow: str, expires_ms: int = 0) -> str:
+        minted = tokens.mint()
+        held = Held(tuple(map(parse_grant, allow)))
+        record = TokenRecord(minted.id, minted.salt, minted.digest, held, 1, expires_ms)
+        self.becomes(self.document.with_token(name, record))
+        return minted.text
+
+    async def calls(self, context: FakeContext, method: str, request: Any, service: str = DOUG) -> Any:
+        """The status of a call, None if it is served."""
+        guarded: Any = context
+        try:
+            await self.callers.admit(guarded, service, method, request)
+        except Aborted:
+            return context.status
+        return None
+
+
+def shown(token: str) -> FakeContext:
+    return FakeContext(("authorization", f"Bearer {token}"))
+
+
+DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
+PUT_APP = pb.Operation(put=pb.PutRequest(key=b"app/a", value=b"1"))
+GET_CONFIG = pb.Operation(get=pb.OperationGet(key=b"config/a"))
+EVERY_KEY = pb.ScanRequest()
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "allowed"),
+    [
+        ("Get", pb.GetRequest(key=b"config/a"), True),
+        ("Get", pb.GetRequest(key=b"config"), False),
+        ("Get", pb.GetRequest(key=b"app/a"), False),
+        ("Put", pb.PutRequest(key=b"config/a", value=b"1"), False),
+        ("Put", pb.PutRequest(key=b"jobs/a", value=b"1"), True),
+        ("Delete", pb.DeleteRequest(key=b"jobs/a"), True),
+        ("Delete", pb.DeleteRequest(key=b"app/a"), False),
+        ("Increment", pb.IncrementRequest(key=b"config/a"), False),
+        ("Touch", pb.TouchRequest(key=b"config/a", ttl_ms=1), False),
+        ("Txn", pb.TxnRequest(success=[GET_CONFIG]), True),
+        ("Txn", pb.TxnRequest(success=[GET_CONFIG], failure=[PUT_APP]), False),
+        ("Txn", pb.TxnRequest(compare=[pb.Compare(key=b"app/a", exists=True)], success=[GET_CONFIG]), False),
+        ("ExecuteBatch", pb.ExecuteBatchRequest(operations=[GET_CONFIG] * 500), True),
+        ("ExecuteBatch", pb.ExecuteBatchRequest(operations=[*[GET_CONFIG] * 500, PUT_APP]), False),
+        ("ExecuteBatch", pb.ExecuteBatchRequest(operations=[pb.Operation()]), False),
+        ("FindOutcome", pb.FindOutcomeRequest(key=b"jobs/a", idempotency_key="k"), True),
+        ("FindOutcome", pb.FindOutcomeRequest(key=b"app/a", idempotency_key="k"), False),
+        ("DeleteRange", pb.DeleteRangeRequest(start=b"jobs/", end=b"jobs0"), True),
+        ("DeleteRange", pb.DeleteRangeRequest(start=b"jobs/", end=b"jobs1"), False),
+        ("DeleteRange", pb.DeleteRangeRequest(all=True), False),
+        ("DeleteRange", pb.DeleteRangeRequest(start=b"config/", end=b"config0"), False),
+        ("DeleteRange", pb.DeleteRangeRequest(start=b"config/", end=b"config0", dry_run=True), True),
+        ("Scan", pb.ScanRequest(start=b"config/", end=b"config0"), True),
+        ("Scan", pb.ScanRequest(start=b"config/"), False),
+        ("Scan", pb.ScanRequest(start=b"con", end=b"config0"), False),
+        ("Scan", pb.ScanRequest(slot=3), False),
+        ("Scan", EVERY_KEY, False),
+        ("Watch", pb.WatchRequest(start=b"news/", end=b"news0"), True),
+        ("Watch", pb.WatchRequest(start=b"config/", end=b"config0"), False),
+        ("Partitions", pb.PartitionsRequest(), True),
+        ("Pipe", None, False),
+    ],
+)
+async def test_a_client_may_do_what_its_token_allows_and_nothing_else(
+    method: str, request_: Any, *, allowed: bool
+) -> None:
+    shard = Shard()
+    token = shard.makes("app", "read:config/", "write:jobs/", "watch:news/")
+    assert await shard.calls(shown(token), method, request_) is (None if allowed else DENIED)
+
+
+ALL_GRANTS = ("read:*", "write:*", "watch:*", "metrics", "admin:members", "admin:backup", "admin:auth")
+METHODS = [(service, method) for service, rules in RULES.items() for method in rules]
+MESSAGES = {
+    method.name: method.input_type
+    for file, name in ((doug_pb2, "Doug"), (admin_pb2, "Admin"))
+    for method in file.DESCRIPTOR.services_by_name[name].methods
+}
+
+
+def message_of(method: str) -> Any:
+    module = doug_pb2 if hasattr(doug_pb2, MESSAGES[method].name) else admin_pb2
+    made = getattr(module, MESSAGES[method].name)()
+    if method == "Txn":
+        made.success.append(PUT_APP)
+        made.success.append(GET_CONFIG)
+    elif method == "ExecuteBatch":
+        made.operations.append(PUT_APP)
+        made.operations.append(GET_CONFIG)
+    elif "key" in MESSAGES[method].fields_by_name:
+        made.key = b"a"
+    return made
+
+
+@pytest.mark.parametrize(("service", "method"), METHODS)
+async def test_every_method_asks_for_a_right(service: str, method: str) -> None:
+    """A stranger gets nothing, each right alone what it is enough for, and all of them everything but what is ours."""
+    shard, request = Shard(), message_of(method)
+    none, everything = shard.makes("none"), shard.makes("everything", *ALL_GRANTS)
+    assert await shard.calls(FakeContext(), method, request, service) is UNKNOWN
+    needs = bool(RULES[service][method])
+    assert await shard.calls(shown(none), method, request, service) is (DENIED if needs else None)
+    ours = (service, method) in OURS_ALONE
+    assert await shard.calls(shown(everything), method, request, service) is (DENIED if ours else None)
+    for number, grant in enumerate(ALL_GRANTS):
+        alone = await shard.calls(shown(shard.makes(f"only-{number}", grant)), method, request, service)
+        enough = all(Verb(grant.removesuffix(":*")) in part.verbs for part in wanted(service, method, request))
+        assert alone is (None if enough else DENIED), grant
+    facade = FakeContext(name="dougdb-facade")
+    assert await shard.calls(facade, method, request, service) is None
+
+
+async def test_what_is_no_token_is_nobody() -> None:
+    shard = Shard()
+    token = shard.makes("app", *ALL_GRANTS)
+    wrong = token[:-4] + "AAAA"
+    for context in (
+        FakeContext(),
+        shown(wrong),
+        shown("doug-bootstrap-" + "a" * 43),
+        shown(token + " "),
+        shown(" " + token),
+        FakeContext(("authorization", token)),
+        FakeContext(("authorization", f"Basic {token}")),
+        FakeContext(("authorization", b"Bearer " + token.encode())),
+        FakeContext(("authorization", f"Bearer {token}"), ("authorization", f"Bearer {token}")),
+        FakeContext(("authorization", f"Bearer {token}"), tls=False),
+    ):
+        assert await shard.calls(context, "Partitions", pb.PartitionsRequest()) is UNKNOWN
+    assert not any(token.rpartition("_")[2] in str(line) for line in shard.lines), "no token is in the log"
+    assert not any(wrong.rpartition("_")[2] in str(line) for line in shard.lines)
+
+
+async def test_tokens_count_only_where_they_are_a_proof() -> None:
+    shard = Shard()
+    token = shard.makes("app", *ALL_GRANTS)
+    shard.callers = Callers(["dougdb-facade"], shard.tell)
+    assert await shard.calls(shown(token), "Partitions", pb.PartitionsRequest()) is UNKNOWN
+
+
+async def test_a_token_ends_and_so_does_what_it_may() -> None:
+    shard = Shard()
+    token = shard.makes("app", "read:config/", expires_ms=EXPIRES_MS)
+    request = pb.GetRequest(key=b"config/a")
+    assert await shard.calls(shown(token), "Get", request) is None
+    shard.now_s = EXPIRES_MS / 1000
+    assert await shard.calls(shown(token), "Get", request) is UNKNOWN
+    again = shard.makes("again", "read:config/")
+    assert await shard.calls(shown(again), "Get", request) is None
+    shard.becomes(shard.document.without_token("again"))
+    assert await shard.calls(shown(again), "Get", request) is UNKNOWN
+
+
+async def test_who_cannot_tell_serves_nobody() -> None:
+    shard = Shard()
+    token = shard.makes("app", "read:config/")
+    request = pb.GetRequest(key=b"config/a")
+    shard.error = NotLeaderError("shard-1-0", "10.0.0.1:7000")
+    context = shown(token)
+    assert await shard.calls(context, "Get", request) is grpc.StatusCode.FAILED_PRECONDITION
+    assert context.code == "NOT_LEADER"
+    shard.error = UnavailableError("it starts")
+    assert await shard.calls(shown(token), "Get", request) is grpc.StatusCode.UNAVAILABLE
+    shard.error = None
+    assert await shard.calls(shown(token), "Get", request) is None
+    asked = shard.asked
+    assert await shard.calls(shown(token), "Get", request) is None
+    assert shard.asked == asked, "what was confirmed just now counts"
+    shard.error, shard.now_s = UnavailableError("no quorum"), shard.now_s + LOOK_S
+    assert await shard.calls(shown(token), "Get", request) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_copy_counts_only_while_a_facade_says_that_it_is_the_newest() -> None:
+    shard = Shard(is_copy=True)
+    token = shard.makes("app", "read:config/")
+    request = pb.GetRequest(key=b"config/a")
+    assert await shard.calls(shown(token), "Get", request) is grpc.StatusCode.UNAVAILABLE
+    shard.guests.told()
+    assert await shard.calls(shown(token), "Get", request) is None
+    shard.now_s += COPY_S + 1
+    assert await shard.calls(shown(token), "Get", request) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_idempotency_keys_belong_to_their_principal() -> None:
+    shard = Shard()
+    token = shard.makes("app", "write:*")
+    request = pb.PutRequest(key=b"a", options=pb.WriteOptions(idempotency_key="k"))
+
+    async def token_of(context: FakeContext) -> bytes:
+        assert await shard.calls(context, "Put", request) is None
+        found = operations.put_command(request).token
+        assert found is not None
+        assert operations.token_id("k") == found.id
+        return found.id
+
+    # Each call has a task, and so variables, of its own.
+    guest = await asyncio.create_task(token_of(shown(token)))
+    facade = await asyncio.create_task(token_of(FakeContext(name="dougdb-facade")))
+    assert (guest, facade) == (b"token:app\0k", b"\0k")
+
+
+Lasting = Callable[[str, str, Any], Awaitable[Callable[[Awaitable[Any]], Awaitable[Any]]]]
+
+
+@pytest.fixture
+async def shard(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shard]:
+    monkeypatch.setattr(callers_module, "ATTEND_S", 0.001)
+    yield Shard()
+
+
+@pytest.mark.parametrize("change", ["revoked", "less", "unknown"])
+async def test_what_lasts_ends_with_the_right_to_it(shard: Shard, change: str) -> None:
+    token = shard.makes("app", "watch:news/")
+    context: Any = shown(token)
+    attend = await shard.callers.admit(context, DOUG, "Watch", pb.WatchRequest(start=b"news/", end=b"news0"))
+    assert attend is not None
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def watch() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    serving = asyncio.ensure_future(attend(watch()))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        if change == "revoked":
+            shard.becomes(shard.document.without_token("app"))
+        elif change == "less":
+            record = shard.document.tokens["app"]
+            less = TokenRecord(record.id, record.salt, record.digest, Held((parse_grant("watch:old/"),)), 1)
+            shard.becomes(shard.document.without_token("app").with_token("app", less))
+        else:
+            shard.now_s, shard.error = shard.now_s + UNSURE_S, NotLeaderError()
+        with pytest.raises(Aborted):
+            await serving
+    assert ended.is_set()
+    expected = {"revoked": UNKNOWN, "less": DENIED, "unknown": grpc.StatusCode.UNAVAILABLE}
+    assert context.status is expected[change]
+
+
+async def test_an_election_ends_nothing_that_is_allowed(shard: Shard) -> None:
+    context: Any = shown(shard.makes("app", "watch:*"))
+    attend = await shard.callers.admit(context, DOUG, "Watch", pb.WatchRequest())
+    assert attend is not None
+    shard.now_s, shard.error = shard.now_s + LOOK_S, NotLeaderError()
+    before = shard.asked
+
+    async def watch() -> str:
+        while shard.asked < before + 3:
+            await asyncio.sleep(0)
+        shard.error = None
+        while shard.asked < before + 4:
+            await asyncio.sleep(0)
+        return "done"
+
+    async with asyncio.timeout(60):
+        assert await attend(watch()) == "done"
+    assert context.status is None
+
+
+async def test_what_lasts_and_is_allowed_ends_by_itself(shard: Shard) -> None:
+    context: Any = shown(shard.makes("app", "read:*"))
+    attend = await shard.callers.admit(context, DOUG, "Scan", EVERY_KEY)
+    assert attend is not None
+    looked = asyncio.Event()
+    held = shard.held
+
+    async def seen() -> Stored:
+        looked.set()
+        return await held()
+
+    shard.guests._held = seen
+    shard.now_s += LOOK_S
+
+    async def scan() -> str:
+        await looked.wait()
+        return "done"
+
+    async with asyncio.timeout(60):
+        assert await attend(scan()) == "done"
+
+    async def fails() -> None:
+        raise UnavailableError("a block is damaged")
+
+    with pytest.raises(UnavailableError, match="damaged"):
+        await attend(fails())
+    assert context.status is None
+
+
+def test_a_range_is_judged_with_both_ends() -> None:
+    (part,) = wanted(DOUG, "Scan", pb.ScanRequest(start=b"a", end=b"b"))
+    assert part.target == KeyRange(b"a", b"b")
+    assert list(wanted(ADMIN, "Backup", admin_pb2.BackupRequest())) == [(frozenset({Verb.BACKUP}), None)]
