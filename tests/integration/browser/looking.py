@@ -27,6 +27,11 @@ VIEWS = {
 }
 
 
+def pictures_wanted() -> bool:
+    """Whether somebody wants to look."""
+    return bool(os.environ.get("CONSOLE_PICTURES"))
+
+
 def serious(page: Any) -> list[str]:
     """What axe-core finds that keeps people out."""
     if page.evaluate("typeof axe") == "undefined":
@@ -46,7 +51,7 @@ def look(page: Any, pictures: Path, name: str) -> None:
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than {width}"
-        if os.environ.get("CONSOLE_PICTURES"):
+        if pictures_wanted():
             page.wait_for_timeout(SETTLED_MS // 2)
             for scheme in SCHEMES:
                 page.emulate_media(color_scheme=scheme)
@@ -58,5 +63,5 @@ def tour(opened: Any, pictures: Path, state: str) -> None:
     """Looks at every view, in a state of the cluster that a test has made."""
     for name, place in VIEWS.items():
         page = opened.show(place)
-        page.wait_for_timeout(SETTLED_MS)
+        page.wait_for_timeout(SETTLED_MS if pictures_wanted() else SETTLED_MS // 3)
         look(page, pictures, f"{state}-{name}")

@@ -204,13 +204,14 @@ def test_every_view_tells_whoever_has_no_rights_so(
     # Whoever may look, and change nothing, sees everything; what they may not do is disabled, and says why.
     reader = open_tab(strict)
     sign_in(reader, new_token(strict, "looker", "read:*", "metrics"))
-    tour(reader, pictures, "read-only")
     page = reader.show("#/shard/0")
     page.wait_for_selector("button:has-text('Add a member'):disabled")
+    look(page, pictures, "read-only-shard")
     assert "does not have the right admin:members" in page.locator("button:has-text('Add a member')").get_attribute(
         "title"
     )
     page = reader.show("#/keys?key=doc%2Fjson")
     page.wait_for_selector("button:has-text('Edit'):disabled")
+    look(page, pictures, "read-only-keys")
     assert reader.complaints == []
     assert {failure.split()[0] for failure in reader.failures} <= {"401", "403"}
