@@ -82,7 +82,8 @@ export function Chart({ title, times, series, show }) {
               label: each.label,
               stroke: COLOURS[place % COLOURS.length],
               width: 1.5 * scale,
-              points: { size: 3 * scale },
+              // Filled: a sample between two that are not known is a point, and no line.
+              points: { size: 5 * scale, fill: COLOURS[place % COLOURS.length] },
               value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value === null || value === undefined ? "–" : show(value)),
             })),
           ],
