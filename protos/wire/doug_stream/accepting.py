@@ -35,7 +35,7 @@ async def accepted(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> 
         await asyncio.sleep(TRY_AGAIN_S)  # A descriptor may be free by then.
 
 
-def raise_error(accepting: asyncio.Task[None]) -> None:
+def raise_error(accepting: asyncio.Task[Any]) -> None:
     """Raises what ended the task of a listener, in a callback of the loop: a process that accepts nothing must end."""
     if not accepting.cancelled():
         accepting.result()
