@@ -62,6 +62,9 @@ async def test_options_tell_the_methods_of_a_path(make_facade: MakeFacade) -> No
         ("/v1/limits", "GET, HEAD, OPTIONS"),
         ("/v1/kv/k", "DELETE, GET, HEAD, OPTIONS, PUT"),
         ("/v1/kv/k:touch", "DELETE, GET, HEAD, OPTIONS, POST, PUT"),
+        ("/v1/kv", "DELETE, GET, HEAD, OPTIONS"),
+        ("/v1/kv?key64=YQ", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("/v1/kv:touch?key64=YQ", "DELETE, GET, HEAD, OPTIONS, POST, PUT"),
         ("/v1/batch", "OPTIONS, POST"),
         ("/v1/shards/0/members", "GET, HEAD, OPTIONS, POST"),
     ):
