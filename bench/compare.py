@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # Started by its path, as `make bench` does.
 from bench.cluster import ClusterError
 from bench.systems import MEMBERS, Figures, Load, System, running
 
-KINDS = ("put", "linearizable", "stale", "mixed", "batch")
+KINDS = ("put", "linearizable", "stale", "mixed", "batch", "scan")
 NAMES = ("dougdb", "etcd", "etcd-json", "nats")
 
 

@@ -1,6 +1,7 @@
 -- What wrk asks for: the loads of bench/systems.py, for DougDB's routes and for etcd's JSON gateway.
 --
--- Arguments: the system (dougdb, etcd), the kind, keys, bytes of a value, puts in a batch; for etcd the value in base64.
+-- Arguments: the system (dougdb, etcd), the kind, keys, bytes of a value, puts in a batch or entries in a scan; for etcd
+-- the value in base64.
 -- All requests are made before the run, so that the generator spends its time on sending them.
 
 local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -33,6 +34,8 @@ local function of_dougdb(kind, keys, value, batch, number)
     return wrk.format("GET", "/v1/kv/" .. key(keys))
   elseif kind == "stale" then
     return wrk.format("GET", "/v1/kv/" .. key(keys) .. "?consistency=eventual")
+  elseif kind == "scan" then
+    return wrk.format("GET", "/v1/kv?limit=" .. batch .. "&start=" .. key(keys))
   end
   local operations = {}
   for index = 1, batch do
@@ -42,9 +45,14 @@ local function of_dougdb(kind, keys, value, batch, number)
   return wrk.format("POST", "/v1/batch", { ["content-type"] = "application/json" }, body)
 end
 
-local function of_etcd(kind, keys, value)
+local function of_etcd(kind, keys, value, batch)
   if kind == "put" then
     return wrk.format("POST", "/v3/kv/put", nil, string.format('{"key":"%s","value":"%s"}', base64(key(keys)), value))
+  end
+  if kind == "scan" then
+    -- "bench0" is the first key behind all that begin with "bench/".
+    local range = string.format('{"key":"%s","range_end":"%s","limit":%d}', base64(key(keys)), base64("bench0"), batch)
+    return wrk.format("POST", "/v3/kv/range", nil, range)
   end
   local stale = kind == "stale" and ',"serializable":true' or ""
   return wrk.format("POST", "/v3/kv/range", nil, string.format('{"key":"%s"%s}', base64(key(keys)), stale))
@@ -57,7 +65,7 @@ function init(arguments)
   local count = kind == "batch" and 64 or math.min(prepared, math.max(64, math.floor(64e6 / (tonumber(bytes) + 200))))
   for number = 1, count do
     if system == "etcd" then
-      requests[number] = of_etcd(kind, tonumber(keys), value)
+      requests[number] = of_etcd(kind, tonumber(keys), value, tonumber(batch))
     else
       requests[number] = of_dougdb(kind, tonumber(keys), value, tonumber(batch), number)
     end

@@ -41,12 +41,14 @@ class Load(NamedTuple):
     """The load that every system gets.
 
     Attributes:
-        kind: ``put``, ``linearizable`` or ``stale`` (reads), ``mixed`` (half puts, half linearizable reads), ``batch``.
+        kind: ``put``, ``linearizable`` or ``stale`` (reads), ``mixed`` (half puts, half linearizable reads), ``batch``,
+            ``scan`` (linearizable, from a key on).
         connections: How many requests are under way at the same time.
         value_bytes: The size of each value.
         keys: How many keys are used; all of them exist.
         seconds: How many seconds the load lasts.
         batch: How many puts a batch has.
+        entries: How many entries a scan reads.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Load(NamedTuple):
     keys: int
     seconds: float
     batch: int = 128
+    entries: int = 100
 
     @property
     def name(self) -> str:
@@ -170,7 +173,7 @@ class DougDB:
 
     def kinds(self) -> frozenset[str]:
         """All kinds."""
-        return frozenset({"put", "linearizable", "stale", "mixed", "batch"})
+        return frozenset({"put", "linearizable", "stale", "mixed", "batch", "scan"})
 
     def fill(self, load: Load) -> None:
         """Puts every key once, by batches."""
@@ -206,7 +209,8 @@ class DougDB:
 
 def lua_arguments(load: Load) -> tuple[str, ...]:
     """The arguments of ``load.lua`` for a load."""
-    return (load.kind, str(load.keys), str(load.value_bytes), str(load.batch))
+    many = load.entries if load.kind == "scan" else load.batch
+    return (load.kind, str(load.keys), str(load.value_bytes), str(many))
 
 
 def is_listening(port: int) -> bool:
@@ -281,7 +285,7 @@ class GoPeer:
     def _client(self, load: Load, *more: str) -> dict[str, Any]:
         arguments = ("-peer", self.peer, "-endpoints", self._endpoints, "-kind", load.kind)
         sizes = ("-workers", str(load.connections), "-keys", str(load.keys), "-value-bytes", str(load.value_bytes))
-        run = ("-seconds", f"{load.seconds:g}", "-batch", str(load.batch))
+        run = ("-seconds", f"{load.seconds:g}", "-batch", str(load.batch), "-entries", str(load.entries))
         return run_client(self._program, (*arguments, *sizes, *run, *more), load.seconds)
 
     def kinds(self) -> frozenset[str]:
@@ -340,7 +344,7 @@ class EtcdGrpc(GoPeer):
 
     def kinds(self) -> frozenset[str]:
         """Transactions stand for batches."""
-        return frozenset({"put", "linearizable", "stale", "batch"})
+        return frozenset({"put", "linearizable", "stale", "batch", "scan"})
 
 
 class EtcdJson:
@@ -353,7 +357,7 @@ class EtcdJson:
 
     def kinds(self) -> frozenset[str]:
         """The kinds for which the gateway is measured."""
-        return frozenset({"put", "linearizable", "stale"})
+        return frozenset({"put", "linearizable", "stale", "scan"})
 
     def fill(self, load: Load) -> None:
         """Does nothing: the keys exist, since both interfaces have the same store."""

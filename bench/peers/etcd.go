@@ -58,3 +58,9 @@ func (s *etcdStore) batch(ctx context.Context, keys []string, value string) erro
 	_, err := s.client().Txn(ctx).Then(puts...).Commit()
 	return err
 }
+
+func (s *etcdStore) scan(ctx context.Context, start string, entries int) error {
+	// "bench0" is the first key behind all that begin with "bench/".
+	_, err := s.client().Get(ctx, start, clientv3.WithRange("bench0"), clientv3.WithLimit(int64(entries)))
+	return err
+}

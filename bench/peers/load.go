@@ -22,6 +22,8 @@ type store interface {
 	get(ctx context.Context, key string, stale bool) error
 	// batch stores the same value under all keys in one request.
 	batch(ctx context.Context, keys []string, value string) error
+	// scan reads as many entries from a key on, in the order of keys.
+	scan(ctx context.Context, start string, entries int) error
 }
 
 // operations is how many requests each worker makes of a kind, and how many keys each of them has.
@@ -34,6 +36,7 @@ type settings struct {
 	seconds   float64
 	keys      int
 	batch     int
+	entries   int
 	valueSize int
 	fill      bool
 }
@@ -53,12 +56,13 @@ func parse(arguments []string) settings {
 	flags := flag.NewFlagSet("peers load", flag.ExitOnError)
 	flags.StringVar(&chosen.peer, "peer", "etcd", "etcd or nats")
 	flags.StringVar(&endpoints, "endpoints", "", "host:port of every member, with commas")
-	flags.StringVar(&chosen.kind, "kind", "put", "put, linearizable, stale or batch")
+	flags.StringVar(&chosen.kind, "kind", "put", "put, linearizable, stale, batch or scan")
 	flags.IntVar(&chosen.workers, "workers", 64, "requests in flight")
 	flags.IntVar(&chosen.clients, "clients", 8, "connections that the workers share")
 	flags.Float64Var(&chosen.seconds, "seconds", 5, "how long")
 	flags.IntVar(&chosen.keys, "keys", 100_000, "how many keys")
 	flags.IntVar(&chosen.batch, "batch", 128, "puts in one batch")
+	flags.IntVar(&chosen.entries, "entries", 100, "entries of one scan")
 	flags.IntVar(&chosen.valueSize, "value-bytes", 100, "size of each value")
 	flags.BoolVar(&chosen.fill, "fill", false, "put every key once, and stop")
 	_ = flags.Parse(arguments)
@@ -122,6 +126,8 @@ func (w *worker) one(key string) (int, error) {
 		return 1, w.store.get(ctx, key, false)
 	case "stale":
 		return 1, w.store.get(ctx, key, true)
+	case "scan":
+		return 1, w.store.scan(ctx, key, w.chosen.entries)
 	case "batch":
 		keys := make([]string, w.chosen.batch)
 		first := w.random.Intn(w.chosen.keys)

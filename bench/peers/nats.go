@@ -80,3 +80,7 @@ func (s *natsStore) get(ctx context.Context, key string, stale bool) error {
 func (s *natsStore) batch(ctx context.Context, keys []string, value string) error {
 	return errors.New("a bucket has no batches")
 }
+
+func (s *natsStore) scan(ctx context.Context, start string, entries int) error {
+	return errors.New("a bucket has no scans")
+}

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from doug_stream.accepting import accepted, raise_error
 from doug_stream.client import OWN_ALPN
 from doug_stream.codes import PREFACE, Setting
 from doug_stream.endpoint import address_text
@@ -104,7 +104,9 @@ class Front:
         for family, address in await _addresses(host, port):
             self._listeners.append(_bind(family, address))
         for listener in self._listeners:
-            self._accepting.append(asyncio.create_task(self._accept(listener)))
+            task = asyncio.create_task(self._accept(listener))
+            task.add_done_callback(raise_error)
+            self._accepting.append(task)
 
     async def stop(self) -> None:
         """Listens no more, and drops those that have not said what they are. Connections go on."""
@@ -123,14 +125,7 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            try:
-                client, peer = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
-                # There is no room for one more connection now.
-                await asyncio.sleep(_TRY_AGAIN_S)
-                continue
+            client, peer = await accepted(loop, listener)
             if not self._has_room(peer[0]):
                 client.close()
                 continue

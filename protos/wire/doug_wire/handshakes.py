@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import socket
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
 
-NO_ROOM = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-TRY_AGAIN_S = 0.02
-
+from doug_stream.accepting import accepted, raise_error
 
 Served = Any
 """An ``asyncio.Protocol`` whose attribute ``transport`` is None until it has been told of its connection."""
@@ -61,7 +58,10 @@ class Handshakes:
 
     def listen(self, sockets: Iterable[socket.socket]) -> None:
         """Takes connections of sockets that listen and do not block."""
-        self._accepting += [asyncio.create_task(self._accept(each)) for each in sockets]
+        for each in sockets:
+            task = asyncio.create_task(self._accept(each))
+            task.add_done_callback(raise_error)
+            self._accepting.append(task)
 
     async def stop(self) -> None:
         """Takes no more connections, and gives up those whose handshakes are under way."""
@@ -78,13 +78,7 @@ class Handshakes:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            try:
-                client, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                await asyncio.sleep(TRY_AGAIN_S)  # A descriptor may be free by then.
-                continue
+            client, _ = await accepted(loop, listener)
             if len(self._greeting) >= self._room():
                 self.given_up += 1
                 oldest = next(iter(self._greeting), None)

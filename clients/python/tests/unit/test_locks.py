@@ -144,7 +144,7 @@ def test_a_request_that_comes_late_does_not_lengthen_the_lease(store: Any, pace:
             store.requests.append(request)
             late.append(request)
             raise httpx.ReadTimeout("the answer was lost")
-        answer = store.handle(request)
+        answer: httpx.Response = store.handle(request)
         if late:
             store.handle(late.pop())
             taken_s = pace.now_s

@@ -1,0 +1,55 @@
+"""A listener goes on whatever becomes of one connection, and does not end unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+import pytest
+
+from doug_stream import accepting
+from doug_stream.accepting import accepted, raise_error
+
+
+class FakeLoop:
+    """Has some accepts fail before one succeeds."""
+
+    def __init__(self, *errors: int) -> None:
+        self._errors = list(errors)
+
+    async def sock_accept(self, listener: socket.socket) -> tuple[str, str]:
+        if self._errors:
+            raise OSError(self._errors.pop(0), "it is so")
+        return "a connection", "an address"
+
+
+async def accept(*errors: int) -> Any:
+    loop: Any = FakeLoop(*errors)
+    listener: Any = None
+    return await accepted(loop, listener)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errno.EMFILE, errno.ENOBUFS, errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETDOWN],
+)
+async def test_the_error_of_one_connection_ends_nothing(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "TRY_AGAIN_S", 0.0)
+    assert await accept(error, error) == ("a connection", "an address")
+
+
+async def test_a_listener_that_cannot_be_used_is_told_to_the_loop() -> None:
+    with pytest.raises(OSError, match="it is so"):
+        await accept(errno.EBADF)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["handle"]))
+    task = asyncio.create_task(accept(errno.EBADF))
+    task.add_done_callback(raise_error)
+    gone = asyncio.create_task(asyncio.Event().wait())
+    gone.add_done_callback(raise_error)
+    gone.cancel()
+    await asyncio.wait((task, gone))
+    await asyncio.sleep(0)
+    assert len(told) == 1
