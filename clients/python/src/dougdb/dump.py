@@ -220,9 +220,7 @@ class Importer:
             elif _is_same(entry, result):
                 done.verified += 1
             elif same_revision:
-                done.problems.append(
-                    Problem(line.number, key, "the store holds something else (bytes, types or expiry)")
-                )
+                done.problems.append(Problem(line.number, key, "the store holds other bytes, types or expiry"))
             else:
                 done.changed += 1
 
