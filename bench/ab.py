@@ -8,10 +8,8 @@ measure may be wrong by as much: with ``--attempts`` a load counts as too dear o
 together. Neither rates nor latencies are judged.
 
 With ``--other-setting NAME=VALUE`` it compares settings instead: the other cluster has that variable, and without
-``--ref`` it is of this version. With ``--auth`` it compares what it costs to know who asks and what they may do: this
-cluster is ``dougctl dev --auth``, and its load carries the token of a principal that may read and write the load's keys
-alone; the other one has the mode ``none`` and mutual TLS between its processes, too. There the limit is for the CPU of
-the facade alone, since it is what judges.
+``--ref`` it is of this version. With ``--auth`` it compares what it costs to know who asks and what they may do: two
+facades of one cluster, see ``bench.guarded``. There the limit is for the CPU of the facade, since it is what judges.
 
 It must not tune anything else: both run with the defaults that users get.
 """
@@ -21,7 +19,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import ssl
 import statistics
 import subprocess
 import sys
@@ -35,27 +32,30 @@ from typing import Any, NamedTuple
 if __package__ in (None, ""):  # Started by its path, as `make bench-ab` does.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from bench import guarded
 from bench.cluster import Cluster, ClusterError
-from bench.http11 import Secure
+from bench.guarded import Headers
 from bench.load import Workload
 from bench.smoke import Meter, measure
-from dougdb.dev import certificates
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP_OPERATIONS = 20_000
-ALLOWED = ("read:bench/", "write:bench/")
-"""What the load's principal may do with ``--auth``."""
-
-Headers = tuple[tuple[str, str], ...]
-"""What each request of a load carries besides."""
 
 
 class Side(NamedTuple):
-    """One of the two clusters, what the load's requests carry there, and how its nodes are asked for metrics."""
+    """One of the two that are compared.
+
+    Attributes:
+        cluster: The cluster.
+        meter: What reads the CPU of its processes.
+        headers: What the load's requests carry besides.
+        url: The facade's address; empty for the cluster's own ones.
+    """
 
     cluster: Cluster
+    meter: Meter
     headers: Headers = ()
-    secure: Secure | None = None
+    url: str = ""
 
 
 class Load(NamedTuple):
@@ -190,9 +190,8 @@ HEAD = (
 
 
 def compare(sides: Sequence[Side], options: argparse.Namespace) -> list[Comparison]:
-    """Puts all loads on the other cluster and this one, in turn. Requires: both run."""
-    meters = [Meter(side.cluster, side.secure) for side in sides]
-    for side, meter in zip(sides, meters, strict=True):
+    """Puts all loads on the other one and this one, in turn. Requires: both run."""
+    for side in sides:
         fill = Workload(
             kind="put",
             seconds=60,
@@ -201,7 +200,7 @@ def compare(sides: Sequence[Side], options: argparse.Namespace) -> list[Comparis
             value_bytes=options.value_bytes,
             headers=side.headers,
         )
-        measure(side.cluster, meter, "fill", fill)
+        measure(side.cluster, side.meter, "fill", fill, url=side.url)
     loads = [
         Load(kind, consistency, connections)
         for kind, consistency in (("put", ""), ("get", "linearizable"), ("get", "eventual"))
@@ -219,7 +218,7 @@ def compare(sides: Sequence[Side], options: argparse.Namespace) -> list[Comparis
                 for turn in (0, 1) if pair % 2 else (1, 0):
                     load, side = comparison.load, sides[turn]
                     workload = load.workload(options, side.headers)
-                    _, figures = measure(side.cluster, meters[turn], load.name, workload)
+                    _, figures = measure(side.cluster, side.meter, load.name, workload, url=side.url)
                     (comparison.other, comparison.this)[turn].append(figures)
             print("\n".join(comparison.rows()), flush=True)
             if not overspent(comparison, options):
@@ -251,74 +250,43 @@ def judge(found: list[Comparison], options: argparse.Namespace) -> list[str]:
     return wrong
 
 
-def tls_settings(folder: Path) -> dict[str, str]:
-    """The settings for the mode ``none`` with the TLS of ``dougctl dev --auth``, and a certificate for all processes.
-
-    Args:
-        folder: The folder of the certificate; it does not exist yet.
-    """
-    folder.mkdir(parents=True)
-    tls = certificates.prepare(folder, (), ("facade",)).tls / "facade"
-    return {
-        "DOUGDB_TLS_MODE": "mutual",
-        "DOUGDB_TLS_CERT_FILE": str(tls / "tls.crt"),
-        "DOUGDB_TLS_KEY_FILE": str(tls / "tls.key"),
-        "DOUGDB_TLS_CA_FILE": str(tls / "ca.crt"),
-        "DOUGDB_HTTP_TLS": "off",
-    }
-
-
-def show_token(cluster: Cluster) -> None:
-    """Has the requests of the cluster's own methods carry its first token."""
-    file = cluster.data / "run" / "bootstrap.token"
-    # Asked from the start on, when the file is not there yet.
-    cluster.proof = lambda: {"authorization": f"Bearer {file.read_text().strip()}"} if file.exists() else {}
-
-
-def principal(cluster: Cluster) -> Headers:
-    """Makes the load's principal and returns what its requests carry.
-
-    Raises:
-        ClusterError: The facade refused it.
-    """
-    wanted = json.dumps({"name": "bench", "allow": ALLOWED}).encode()
-    answer = cluster.request("POST", "/v1/auth/tokens", wanted, {"content-type": "application/json"})
-    if answer.status not in (200, 201):
-        raise ClusterError(f"the load's token: {answer.status} {answer.body[:300]!r}")
-    return (("authorization", f"Bearer {answer.json()['token']}"),)
-
-
 def start(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[Side]:
-    """Starts the other cluster and this one; the stack ends them.
+    """Starts the other one and this one; the stack ends them.
 
     Raises:
         ClusterError: One of them cannot be started.
     """
-    other = take_out(options.ref) if options.ref else ROOT
-    settings = dict(options.other_setting)
     if options.auth:
-        settings = {**tls_settings(folder / "other" / "certificates"), **settings}
+        return _start_facades(folder, options, stack)
+    other = take_out(options.ref) if options.ref else ROOT
     sides: list[Side] = []
-    for name, root, variables, auth in (("other", other, settings, False), ("this", ROOT, {}, options.auth)):
+    for name, root, variables in (("other", other, dict(options.other_setting)), ("this", ROOT, {})):
         # The first one runs before the second one looks for free ports.
         cluster = Cluster(
             folder / name,
             shards=options.shards,
             nodes=options.nodes,
             command=(str(root / ".venv" / "bin" / "dougctl"), "dev"),
-            options=("--auth",) if auth else (),
             environment=variables,
         )
         stack.callback(cluster.close)
-        if auth:
-            show_token(cluster)
         cluster.start()
-        if options.auth:
-            run = cluster.data / "run" if auth else cluster.folder / "certificates"
-            trusted = ssl.create_default_context(cafile=run / "tls" / "facade" / "ca.crt")
-            sides.append(Side(cluster, principal(cluster) if auth else (), Secure(trusted, "localhost")))
-        else:
-            sides.append(Side(cluster))
+        sides.append(Side(cluster, Meter(cluster)))
+    return sides
+
+
+def _start_facades(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[Side]:
+    """Starts a cluster, and two facades of it: the other one asks nobody who they are."""
+    command = (str(ROOT / ".venv" / "bin" / "dougctl"), "dev")
+    cluster = Cluster(folder / "this", shards=options.shards, nodes=options.nodes, options=("--auth",), command=command)
+    stack.callback(cluster.close)
+    guarded.show_token(cluster)
+    cluster.start()
+    token, secure = guarded.principal(cluster), guarded.secure(cluster)
+    sides: list[Side] = []
+    for headers in ((), token):
+        url, process = guarded.start_facade(cluster, headers, stack, guarded=bool(headers))
+        sides.append(Side(cluster, Meter(cluster, secure, [process]), headers, url))
     return sides
 
 
@@ -340,7 +308,7 @@ def _options() -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="what only the other one has",
     )
-    parser.add_argument("--auth", action="store_true", help="only this one has authentication; both have TLS")
+    parser.add_argument("--auth", action="store_true", help="two facades of one cluster; only this one authenticates")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each load lasts")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64, 256])
@@ -359,6 +327,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if not (options.ref or options.other_setting or options.auth):
         parser.error("there is nothing to compare with: --ref, --other-setting, or --auth")
+    if options.auth and (options.ref or options.other_setting):
+        parser.error("--auth compares two facades of this version: leave --ref and --other-setting out")
     return options
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,20 @@ BOUND_S = 120
 class Meter:
     """Reads the CPU time that the groups of processes of a cluster have spent, and the messages they have received."""
 
-    def __init__(self, cluster: Cluster, secure: Secure | None = None) -> None:
-        """Finds the processes of a cluster; its nodes are asked over TLS with ``secure``."""
+    def __init__(
+        self, cluster: Cluster, secure: Secure | None = None, facades: Sequence[psutil.Process] | None = None
+    ) -> None:
+        """Finds the processes of a cluster.
+
+        Args:
+            cluster: The cluster, which runs.
+            secure: How its nodes are asked for metrics over TLS; None for plaintext.
+            facades: The facades that count; None for the cluster's own ones.
+        """
         self._secure = secure
         self._views = cluster.views()
-        facades = {path.stem for path in (cluster.data / "run").glob("facade*.pid")}
-        self._facades = [cluster.member(name) for name in sorted(facades)]
+        names = {path.stem for path in (cluster.data / "run").glob("facade*.pid")}
+        self._facades = [cluster.member(name) for name in sorted(names)] if facades is None else list(facades)
         self._nodes = {view.id: cluster.member(view.id) for view in self._views}
         self._leaders = {view.id for view in self._views if view.role == "leader"}
 
@@ -73,11 +82,16 @@ class Meter:
 
 
 def measure(
-    cluster: Cluster, meter: Meter, name: str, workload: Workload, tags: dict[bytes, bytes] | None = None
+    cluster: Cluster,
+    meter: Meter,
+    name: str,
+    workload: Workload,
+    tags: dict[bytes, bytes] | None = None,
+    url: str = "",
 ) -> tuple[LoadResult, dict[str, Any]]:
-    """Runs one phase and returns its result and its figures."""
+    """Runs one phase against the cluster's facades, or the one at ``url``; returns its result and its figures."""
     terms, messages, spent = meter.terms(), meter.messages(), meter.cpu_s()
-    result = run_blocking(cluster.shared_url, workload, tags)
+    result = run_blocking(url or cluster.shared_url, workload, tags)
     spent_after, messages_after, terms_after = meter.cpu_s(), meter.messages(), meter.terms()
     answers = max(1, len(result.latencies_ns))
     cpu_us = {group: round((spent_after[group] - spent[group]) * 1e6 / answers, 1) for group in spent}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from bench.ab import Comparison, Load, overspent
+from bench.guarded import settings_of
 from bench.load import Workload, request_of
 
 
@@ -44,3 +45,17 @@ def test_each_request_of_a_load_carries_the_headers(kind: str) -> None:
     load = Workload(kind=kind, seconds=1, headers=(("authorization", "Bearer abc"), ("x-other", "1")))
     head = request_of(load).partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert head[1:4] == [b"host: localhost", b"authorization: Bearer abc", b"x-other: 1"]
+
+
+def test_the_two_facades_differ_in_authentication_alone() -> None:
+    own = {
+        "DOUGDB_AUTH_MODE": "token",
+        "DOUGDB_AUTH_BOOTSTRAP_FILE": "run/bootstrap.token",
+        "DOUGDB_AUDIT_FILE": "run/facade.audit.jsonl",
+        "DOUGDB_TLS_MODE": "mutual",
+        "DOUGDB_LISTEN": "127.0.0.1:1",
+    }
+    free, guarded = (settings_of(own, 2, guarded=each) for each in (False, True))
+    assert guarded["DOUGDB_AUTH_MODE"] == "token"
+    assert {name for name in guarded if name not in free} == {"DOUGDB_AUTH_MODE", "DOUGDB_AUTH_BOOTSTRAP_FILE"}
+    assert free == {"DOUGDB_TLS_MODE": "mutual", "DOUGDB_LISTEN": "127.0.0.1:2", "PYTHONHASHSEED": "0"}

@@ -16,6 +16,7 @@ from doug_wire.auth.grants import KeyRange, Verb, parse_grant
 from raft_node.errors import NotLeaderError, UnavailableError
 from raft_node.kv.operations.access import Stored
 from raft_node.rpc.doug import callers as callers_module
+from raft_node.rpc.doug import guests as guests_module
 from raft_node.rpc.doug import operations
 from raft_node.rpc.doug.callers import UNSURE_S, Callers
 from raft_node.rpc.doug.guests import COPY_S, LOOK_S, Guests
@@ -251,6 +252,20 @@ async def test_who_cannot_tell_serves_nobody() -> None:
     assert shard.asked == asked, "what was confirmed just now counts"
     shard.error, shard.now_s = UnavailableError("no quorum"), shard.now_s + LOOK_S
     assert await shard.calls(shown(token), "Get", request) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_quorum_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests_module, "HELD_S", 0.001)
+    shard = Shard()
+    token = shard.makes("app", "read:config/")
+
+    async def never() -> Stored:
+        return await asyncio.get_running_loop().create_future()
+
+    shard.guests._held = never
+    async with asyncio.timeout(60):
+        status = await shard.calls(shown(token), "Get", pb.GetRequest(key=b"config/a"))
+    assert status is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_copy_counts_only_while_a_facade_says_that_it_is_the_newest() -> None:

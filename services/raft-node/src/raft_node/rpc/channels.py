@@ -37,8 +37,13 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 CONNECTIONS = "grpc.max_allowed_incoming_connections"
 """The option that bounds a server's connections."""
 
+IDLE = "grpc.max_connection_idle_ms"
+"""The option that ends connections on which there was no call for so long."""
+
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_COMMON,
+    # What nobody uses must not take the place of others for ever; a client that comes back connects again by itself.
+    (IDLE, 600_000),
     # Two nodes on one port would each get a part of the connections; the second one must fail instead.
     ("grpc.so_reuseport", 0),
     # Pings of a peer that has nothing to say at the moment are welcome: without both of these the server answers them

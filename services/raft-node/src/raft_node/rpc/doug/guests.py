@@ -14,6 +14,7 @@ Source: docs/auth.md; ADR 17.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -27,6 +28,8 @@ from raft_node.kv.operations.access import Stored
 
 LOOK_S = 0.25
 """How old what a quorum has confirmed may be."""
+HELD_S = 1.0
+"""How long a quorum may take to confirm it: what lasts must not go on unasked while it is waited for."""
 COPY_S = 60.0
 """How long a copy counts after a facade has said that it is the newest."""
 
@@ -115,7 +118,11 @@ class Guests:
             raise UnavailableError("no facade has told yet whether the copy of who may do what is the newest")
         if self._users is not None and now_s - self._looked_s < LOOK_S:
             return self._users
-        held = await self._held()
+        try:
+            async with asyncio.timeout(HELD_S):
+                held = await self._held()
+        except TimeoutError:
+            raise UnavailableError("no quorum has confirmed in time who may do what") from None
         if self._users is None or held.revision != self._users.revision:
             self._users = self._read(held)
         self._looked_s = now_s
