@@ -16,12 +16,14 @@ from doug_wire import command
 from doug_wire.command import Command, Token, token_id
 
 KEY_CHARACTERS_MAX = 255
-_KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
+OPERATION_KEY_CHARACTERS_MAX = KEY_CHARACTERS_MAX + 20
+"""The longest key of one write of a batch: the batch's key, ``/``, and the write's place, a number of 64 bits."""
+_KEY = re.compile(r"[\x20-\x7e]+\Z")
 
 
-def is_key(key: str) -> bool:
-    """Whether an idempotency key has a form that is accepted: 1 to 255 printable ASCII characters."""
-    return _KEY.match(key) is not None
+def is_key(key: str, characters_max: int = KEY_CHARACTERS_MAX) -> bool:
+    """Whether an idempotency key has a form that is accepted: printable ASCII characters, 255 at most."""
+    return len(key) <= characters_max and _KEY.match(key) is not None
 
 
 def with_token(wanted: Command, identity: str, key: str) -> Command:

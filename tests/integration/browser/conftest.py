@@ -28,8 +28,6 @@ from integration.browser.foreign_site import ForeignSite
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # What the browser itself notes of an answer that is no success; which ones there may be, a test says.
 FAILED_ANSWER = "Failed to load resource"
-SETTLED_MS = 700
-"""So long a page is given until what moves has come to rest."""
 
 
 def put(cluster: Cluster, key: str, body: bytes, content_type: str = "text/plain") -> None:

@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from integration.browser.conftest import Served, Tab
+from bench.cluster import Cluster
+from integration.browser.conftest import Served, Tab, put
 from integration.browser.foreign_site import ForeignSite
+from integration.browser.looking import look, tour
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -57,33 +59,31 @@ def sign_in(tab: Tab, token: str, place: str = "") -> Any:
     return page
 
 
-@pytest.mark.parametrize("width, scheme", [(360, "dark"), (1280, "light")])
 def test_one_signs_in_and_is_shown_what_one_may_do(
-    open_console: Callable[..., Tab], guarded: Served, pictures: Path, width: int, scheme: str
+    open_console: Callable[..., Tab], guarded: Served, pictures: Path
 ) -> None:
-    tab = open_console(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = open_console()
     page = tab.page
     page.goto(f"{guarded.url}/ui/")
     page.fill("dialog input", "doug_wrong")
-    page.screenshot(path=pictures / f"signed-out-{width}-{scheme}.png")
+    look(page, pictures, "signed-out")
     page.click("dialog button:text-is('Sign in')")
     page.wait_for_selector("dialog .trouble >> text=The token is not known")
     page.fill("dialog input", guarded.tokens["reader"])
     page.click("dialog button:text-is('Sign in')")
     page.wait_for_selector(".who >> text=token:reader")
     page.wait_for_selector(".no-rights >> text=does not have the right")
-    page.screenshot(path=pictures / f"no-rights-{width}-{scheme}.png")
+    look(page, pictures, "reader")
     for view in ("#/timeline", "#/slots", "#/graphs", "#/shard/0"):
         page.goto(f"{guarded.url}/ui/{view}")
         page.wait_for_selector(".no-rights")
     page.goto(f"{guarded.url}/ui/#/keys")
     page.wait_for_selector("text=/No key begins so|Load|kept/")
     make = page.locator("button:has-text('New key')")
-    page.wait_for_function("document.querySelector('.tools button').disabled")
+    page.wait_for_selector(".tools button:disabled")
     assert make.is_disabled()
     assert "does not have the right write" in make.get_attribute("title")
-    page.screenshot(path=pictures / f"keys-no-rights-{width}-{scheme}.png")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    look(page, pictures, "reader-keys")
     page.click("button:text-is('Sign out')")
     page.wait_for_selector("dialog input[type=password]")
     assert tab.context.cookies() == []
@@ -171,3 +171,47 @@ def test_a_revoked_token_ends_the_session_that_is_open(open_console: Callable[..
     assert "401 /v1/console/stream" in guest.failures
     assert guest.complaints == []
     assert {host for host in guest.hosts if host} == {urlsplit(guarded.url).netloc}
+
+
+@pytest.fixture(scope="module")
+def strict(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
+    """A real cluster that asks who one is."""
+    cluster = new_cluster(shards=1, nodes=1, options=["--auth"])
+    token = cluster.data / "run" / "bootstrap.token"
+    cluster.proof = lambda: {"authorization": f"Bearer {token.read_text().strip()}"}
+    return cluster.start()
+
+
+def new_token(cluster: Cluster, name: str, *allow: str) -> str:
+    """The token of somebody who may do so much."""
+    wanted = json.dumps({"name": name, "allow": allow}).encode()
+    answer = cluster.request("POST", "/v1/auth/tokens", wanted, {"content-type": "application/json"})
+    assert answer.status == 201, answer.body
+    return str(answer.json()["token"])
+
+
+def test_every_view_tells_whoever_has_no_rights_so(
+    open_tab: Callable[..., Tab], strict: Cluster, pictures: Path
+) -> None:
+    put(strict, "doc/json", b"[1]", "application/json")
+    nobody = open_tab(strict)
+    sign_in(nobody, new_token(strict, "nobody", "read:other/"))
+    tour(nobody, pictures, "no-rights")
+    page = nobody.show("#/keys?key=doc%2Fjson")
+    page.wait_for_selector(".one .trouble >> text=403 forbidden")
+    assert nobody.complaints == []
+    assert {failure.split()[0] for failure in nobody.failures} <= {"401", "403"}
+    # Whoever may look, and change nothing, sees everything; what they may not do is disabled, and says why.
+    reader = open_tab(strict)
+    sign_in(reader, new_token(strict, "looker", "read:*", "metrics"))
+    page = reader.show("#/shard/0")
+    page.wait_for_selector("button:has-text('Add a member'):disabled")
+    look(page, pictures, "read-only-shard")
+    assert "does not have the right admin:members" in page.locator("button:has-text('Add a member')").get_attribute(
+        "title"
+    )
+    page = reader.show("#/keys?key=doc%2Fjson")
+    page.wait_for_selector("button:has-text('Edit'):disabled")
+    look(page, pictures, "read-only-keys")
+    assert reader.complaints == []
+    assert {failure.split()[0] for failure in reader.failures} <= {"401", "403"}

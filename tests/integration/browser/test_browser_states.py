@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cluster import Cluster, wait_for
+from bench.cluster import Cluster, paused, wait_for
 from bench.http11 import HttpError
 from integration.browser.conftest import put
+from integration.browser.looking import VIEWS, look, tour
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -49,16 +50,33 @@ def stopped(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
+    put(cluster, "doc/json", b'{"a": 1}', "application/json")
     leader = cluster.await_leader("0").id
     opened = tab()
     page = opened.show("")
     page.wait_for_selector("text=live")
     cluster.kill(leader)
     page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
-    page.screenshot(path=pictures / "leader-killed.png")
+    look(page, pictures, "leader-killed")
     page = opened.show("#/timeline?shard=0")
     page.wait_for_selector("table >> text=became_leader >> nth=0")
+    tour(opened, pictures, "leader-killed")
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
+    assert opened.complaints == []
+    assert {failure.split()[0] for failure in opened.failures} <= {"503", "504"}
+
+
+def test_every_view_is_shown_while_a_node_is_down(
+    tab: Callable[..., Any], cluster: Cluster, stopped: Callable[[str], None], pictures: Path
+) -> None:
+    leader = cluster.await_leader("0").id
+    stopped(next(view.id for view in cluster.shard_views("0") if view.id != leader))
+    opened = tab()
+    page = opened.show("")
+    page.wait_for_selector(".badge >> text=2 of 3 nodes")
+    tour(opened, pictures, "node-down")
+    page = opened.show("#/timeline")
+    page.wait_for_selector("text=No answer, so that their events are missing")
     opened.check()
 
 
@@ -68,7 +86,7 @@ def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster
     page = opened.show("#/try")
     page.click(f"button:has-text('Kill the leader, {before}')")
     page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
-    page.screenshot(path=pictures / "try-killed.png")
+    look(page, pictures, "try-killed")
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
     follower = next(view.id for view in cluster.shard_views("0") if view.role == "follower" and view.id != before)
     row = page.locator(f".faults tr:has-text('{follower}')")
@@ -100,7 +118,7 @@ def test_a_leader_is_cut_off_and_a_disk_made_slow_by_buttons(
     row = f".faults tr:has-text('{before}')"
     page.wait_for_selector(f"{row} >> :is(.pre-candidate, .follower)")
     page.wait_for_selector(".faults tbody .leader")
-    page.screenshot(path=pictures / "try-cut-off.png", full_page=True)
+    look(page, pictures, "try-cut-off")
     after = cluster.await_leader("0").id
     assert after != before, "who is cut off cannot lead"
     wait_for(lambda: is_stored(cluster, "during"), 60.0, "the others take writes")
@@ -112,7 +130,7 @@ def test_a_leader_is_cut_off_and_a_disk_made_slow_by_buttons(
     page = opened.show("#/timeline?shard=0")
     for event in ("fault_began", "fault_ended", "slow_disk"):
         page.wait_for_selector(f"table >> text={event} >> nth=0")
-    page.screenshot(path=pictures / "timeline-faults.png", full_page=True)
+    look(page, pictures, "timeline-faults")
     page = opened.show("#/try")
     for name in (name for name in cluster.node_ids if name.startswith("shard-0-")):
         page.locator(f".faults tr:has-text('{name}') button:has-text('Go on')").click()
@@ -138,10 +156,10 @@ def test_graphs_lead_to_runbooks_and_say_where_they_come_from(tab: Callable[...,
     page.route("**/v1/console/history?*", from_prometheus)
     source = "prometheus"
     opened.show("#/graphs").wait_for_selector("h2:text-is('All facades')")
-    page.screenshot(path=pictures / "graphs-prometheus.png", full_page=True)
+    look(page, pictures, "graphs-prometheus")
     source = "facade"
     page.wait_for_selector("text=Prometheus does not answer.")
-    page.screenshot(path=pictures / "graphs-prometheus-away.png")
+    look(page, pictures, "graphs-prometheus-away")
     opened.check()
 
 
@@ -172,26 +190,32 @@ def test_a_shard_without_a_quorum_is_seen(
     for name in ("shard-0-0", "shard-0-1"):
         stopped(name)
     page.wait_for_selector(".figures >> text=no quorum")
-    page.screenshot(path=pictures / "no-quorum.png")
     page = opened.show("#/keys")
     page.wait_for_selector(".trouble >> text=/503|504/")
-    page.screenshot(path=pictures / "no-quorum-keys.png")
-    opened.check("503 /v1/kv", "504 /v1/kv", "503 /v1/shards/0/members", "504 /v1/shards/0/members")
+    tour(opened, pictures, "no-quorum")
+    assert opened.complaints == []
+    assert {failure.split()[0] for failure in opened.failures} <= {"503", "504"}
 
 
-def test_a_facade_that_was_started_anew_is_found_again(
+def test_a_facade_that_was_started_anew_is_found_again_by_every_view(
     tab: Callable[..., Any], cluster: Cluster, pictures: Path
 ) -> None:
-    opened = tab()
-    page = opened.show("")
-    page.wait_for_selector(".connection.live")
-    cluster.kill("facade")
-    page.wait_for_selector(".connection.lost")
-    page.wait_for_selector("text=What is shown is what was known last.")
-    page.screenshot(path=pictures / "facade-lost.png")
-    page.wait_for_selector(".connection.live", timeout=30_000)
-    page.wait_for_selector("text=healthy", timeout=30_000)
-    assert {host for host in opened.hosts if host} == {cluster.url.removeprefix("http://")}
+    opened = {}
+    for name, place in VIEWS.items():
+        opened[name] = tab()
+        opened[name].show(place).wait_for_selector(".connection.live")
+    # It stands still first, so that every view has the time to see that it is away.
+    with paused([cluster.member("facade")]):
+        for name, each in opened.items():
+            each.page.wait_for_selector(".connection.lost")
+            each.page.wait_for_selector("text=What is shown is what was known last.")
+            look(each.page, pictures, f"facade-away-{name}")
+        cluster.kill("facade")
+    for name, each in opened.items():
+        each.page.wait_for_selector(".connection.live")
+        each.page.wait_for_selector("text=The facade does not answer", state="detached")
+        look(each.page, pictures, f"facade-back-{name}")
+        assert {host for host in each.hosts if host} == {cluster.url.removeprefix("http://")}
 
 
 def test_nobody_is_asked_while_nobody_looks(tab: Callable[..., Any], cluster: Cluster) -> None:

@@ -292,7 +292,7 @@ def txn(
 
 def operation_state(token: str, key: str | Bytes) -> Call[OperationState]:
     """Asks for the outcome of a write."""
-    path = f"/v1/ops/{quote(checks.idempotency_key(token), safe='')}"
+    path = f"/v1/ops/{quote(checks.operation_key(token), safe='')}"
     return Call("GET", path, _state_of, bytes_fields(checks.key_bytes(key), "for"), JSON)
 
 

@@ -18,6 +18,7 @@ KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
 CONTENT_TYPE_BYTES_MAX = 255
 IDEMPOTENCY_KEY_MAX = 255
+OPERATION_KEY_MAX = IDEMPOTENCY_KEY_MAX + 20
 TTL_S_MAX = 3_153_600_000.0
 """A hundred years."""
 OCTET_STREAM = "application/octet-stream"
@@ -174,15 +175,18 @@ def revision(value: str | int) -> str:
     return text
 
 
-def idempotency_key(text: str) -> str:
+def operation_key(text: str) -> str:
+    """Checks an idempotency key, or that of one write of a batch, which has the write's place behind it; see below."""
+    return idempotency_key(text, OPERATION_KEY_MAX)
+
+
+def idempotency_key(text: str, most: int = IDEMPOTENCY_KEY_MAX) -> str:
     """Checks that the facade accepts an idempotency key, and returns it.
 
     Raises:
         TypeError: The key is no text.
         InvalidArgumentError: The key is empty, too long, or not printable ASCII.
     """
-    if not _FIELD.match(text) or len(text) > IDEMPOTENCY_KEY_MAX or text != text.strip():
-        raise InvalidArgumentError(
-            f"an idempotency key is 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters, not {text!r}"
-        )
+    if not _FIELD.match(text) or len(text) > most or text != text.strip():
+        raise InvalidArgumentError(f"an idempotency key is 1 to {most} printable ASCII characters, not {text!r}")
     return text

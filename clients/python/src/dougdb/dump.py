@@ -230,12 +230,14 @@ class Importer:
         for (key, line), result in zip(wanted.items(), found, strict=True):
             entry = line.entry
             same_revision = self._store or result.revision == entry.revision
-            if result.error is not None and not (result.status == 404 and not self._store):
+            if result.status == 404 and entry.expires_at is not None and entry.expires_at <= self._now():
+                done.expired += 1
+            elif result.error is not None and not (result.status == 404 and not self._store):
                 done.problems.append(Problem(line.number, key, f"it cannot be read back: {result.error}"))
-            elif (result.data, result.content_type) == (entry.data, entry.content_type):
+            elif _is_same(entry, result):
                 done.verified += 1
             elif same_revision:
-                done.problems.append(Problem(line.number, key, "the store holds other bytes, or another content type"))
+                done.problems.append(Problem(line.number, key, "the store holds other bytes, types or expiry"))
             else:
                 done.changed += 1
 
@@ -266,6 +268,12 @@ class Importer:
                 self._sleep(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
         return results
+
+
+def _is_same(entry: Entry, result: Result) -> bool:
+    """Whether a key that was read is as in the file; of its expiry only whether it has one, since clocks differ."""
+    stored = (result.data, result.content_type, result.content_encoding, result.expires_at is None)
+    return stored == (entry.data, entry.content_type, entry.content_encoding, entry.expires_at is None)
 
 
 def _never_taken(entry: Entry, now: datetime) -> str | None:

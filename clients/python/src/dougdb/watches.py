@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dougdb import checks
+from dougdb.answers import error_of_problem
 from dougdb.calls import Call
 from dougdb.checks import OCTET_STREAM, Bytes
 from dougdb.errors import HistoryGoneError, InvalidArgumentError, ServerError
@@ -92,6 +93,7 @@ def change_of_line(line: bytes) -> Change:
 
     Raises:
         HistoryGoneError: The changes that follow are not held any more.
+        RejectedError: The client may not watch this any more.
         ServerError: The line is something else.
     """
     try:
@@ -100,6 +102,8 @@ def change_of_line(line: bytes) -> Change:
         if event == "resync":
             oldest = data["oldest"]
             raise HistoryGoneError(f"shard {data['shard']} holds only the changes behind its revision {oldest} now")
+        if event == "refused":
+            raise error_of_problem(int(data["status"]), data, write=False)
         if event == PROGRESS:
             # Without an id while no watch could go on behind it: what was there at the beginning is of several moments.
             return Change(PROGRESS, str(document.get("id", "")))

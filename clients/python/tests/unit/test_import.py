@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def entry(key: str, **others: Any) -> dict[str, Any]:
 def page(*items: dict[str, Any], **others: Any) -> dict[str, Any]:
     told = {"items": list(items), "prefixes": [], "next_cursor": None, "complete": True, "revisions": {"0": "1"}}
     return told | others
+
+
+def _soon() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 def stored(store: Any) -> dict[bytes, bytes]:
@@ -190,6 +195,17 @@ def test_a_file_that_is_cut_off_says_how_many_were_stored(store: Any) -> None:
     result = imported(HEADER, entry("a"), entry("b"), options=("--json",))
     assert json.loads(result.stdout)["stored"] == 2
     assert "its last line is missing" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.parametrize("lost", [{"content_encoding": "gzip"}, {"expires_at": ""}])
+def test_what_a_store_loses_beside_the_bytes_is_noticed(store: Any, lost: dict[str, str]) -> None:
+    """The store of these tests keeps neither."""
+    whole = {"encoding": "utf-8", "content_type": "a/b", "revision": "7", "expires_at": None}
+    limit = {} if "expires_at" not in lost else {"expires_at": _soon()}
+    result = imported(page(entry("a", **whole), entry("b", **whole | lost | limit)), options=("--verify", "--json"))
+    assert result.exit_code == 1, result.output
+    assert "b: the store holds other bytes, types or expiry" in result.stderr
+    assert json.loads(result.stdout)["verified"] == 1
 
 
 def test_what_no_store_takes_is_named_with_its_line(store: Any) -> None:

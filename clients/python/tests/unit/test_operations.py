@@ -220,6 +220,11 @@ def test_what_became_of_a_write(client: DougClient) -> None:
     receipt = client.put("k", b"v", idempotency_key="mine")
     assert client.operation_state("mine", "k").revision == receipt.revision
     assert client.operation_state("other", "k").state == "unknown"
+    longest = "m" * 255
+    client.batch([Put("k", b"v")], idempotency_key=longest)
+    assert client.operation_state(f"{longest}/0", "k").state == "applied"
+    with pytest.raises(ValueError, match="1 to 275"):
+        client.operation_state("m" * 276, "k")
     assert client.limits()["key_bytes"] == 1024
 
 

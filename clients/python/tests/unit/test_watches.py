@@ -17,6 +17,7 @@ from dougdb import (
     DougClient,
     HistoryGoneError,
     InvalidArgumentError,
+    RejectedError,
     UnavailableError,
     Value,
     WaitTimeoutError,
@@ -109,6 +110,17 @@ def test_history_that_is_gone_is_told(store: Any, client: DougClient) -> None:
     store.script = [httpx.Response(200, content=line("resync", "", shard=0, oldest="17"))]
     with pytest.raises(HistoryGoneError, match="behind its revision 17"):
         next(client.watch(begin="w1-1"))
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "forbidden"), (401, "unauthenticated")])
+def test_a_client_that_loses_its_right_is_told_why(store: Any, client: DougClient, status: int, code: str) -> None:
+    problem = {"status": status, "code": code, "detail": "no right to it", "outcome": "not_applied"}
+    store.script = [httpx.Response(200, content=put("1", "a") + line("refused", "", **problem))]
+    changes = client.watch()
+    assert next(changes).text == "a"
+    with pytest.raises(RejectedError, match="no right to it") as failed:
+        next(changes)
+    assert (failed.value.status, failed.value.code) == (status, code)
 
 
 def test_progress_without_an_id_is_told_and_nothing_is_gone_on_behind_it() -> None:

@@ -13,6 +13,7 @@ from doug_wire.command import VALUE_BYTES_MAX
 from doug_wire.payload import BATCH_PART
 from doug_wire.pipe import Status
 from facade.client.fanout import READS_SAFE, RESULT_BYTES_MAX
+from facade.routes.options import IDEMPOTENCY_KEY_MAX, OPERATION_KEY_MAX
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -100,6 +101,18 @@ async def test_a_keyed_batch_happens_once(make_facade: MakeFacade) -> None:
     assert [result["status"] for result in third] == [200] * 3 + [422] + [200] * 16
     status = (await facade.http.get("/v1/ops/b/3?for=n3")).json()
     assert (status["state"], status["status"]) == ("applied", 200)
+
+
+async def test_the_longest_key_of_a_batch_finds_each_of_its_writes(make_facade: MakeFacade) -> None:
+    facade, key = await make_facade(), "k" * IDEMPOTENCY_KEY_MAX
+    await batch(facade, [{"op": "increment", "key": f"n{number}"} for number in range(20)], **{"idempotency-key": key})
+    assert (await facade.http.get(f"/v1/ops/{key}/19?for=n19")).json()["state"] == "applied"
+    longest = f"{key}/{(1 << 63) - 1}"
+    assert len(longest) == OPERATION_KEY_MAX
+    assert (await facade.http.get(f"/v1/ops/{longest}?for=n1")).json()["state"] == "unknown"
+    assert (await facade.http.get(f"/v1/ops/{longest}0?for=n1")).json()["code"] == "bad_idempotency_key"
+    headers = {"idempotency-key": key + "k"}
+    assert (await facade.http.put("/v1/kv/n1", content=b"1", headers=headers)).status_code == 400
 
 
 async def test_a_shard_without_a_leader_fails_its_own_operations_alone(make_facade: MakeFacade) -> None:

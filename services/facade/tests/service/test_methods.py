@@ -62,6 +62,9 @@ async def test_options_tell_the_methods_of_a_path(make_facade: MakeFacade) -> No
         ("/v1/limits", "GET, HEAD, OPTIONS"),
         ("/v1/kv/k", "DELETE, GET, HEAD, OPTIONS, PUT"),
         ("/v1/kv/k:touch", "DELETE, GET, HEAD, OPTIONS, POST, PUT"),
+        ("/v1/kv", "DELETE, GET, HEAD, OPTIONS"),
+        ("/v1/kv?key64=YQ", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("/v1/kv:touch?key64=YQ", "DELETE, GET, HEAD, OPTIONS, POST, PUT"),
         ("/v1/batch", "OPTIONS, POST"),
         ("/v1/shards/0/members", "GET, HEAD, OPTIONS, POST"),
     ):
@@ -88,6 +91,7 @@ async def test_options_of_the_whole_server(make_facade: MakeFacade) -> None:
         ("GET", "/v1/limits"), ("GET", "/v1/cluster"), ("HEAD", "/v1/partitions"), ("GET", "/v1/version"),
         ("GET", "/v1/shards/0/events"), ("GET", "/v1/shards/0/members"), ("POST", "/v1/shards/0/leader"),
         ("GET", "/v1/ops/k?for=k"), ("GET", "/v1/kv?prefix=k"), ("DELETE", "/v1/kv?prefix=k"), ("GET", "/v1/watch"),
+        ("POST", "/v1/watch:progress"),
     ],
 )  # fmt: skip
 async def test_a_client_that_does_not_take_the_answer_is_refused_before_anything_is_done(

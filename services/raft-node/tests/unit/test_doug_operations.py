@@ -216,6 +216,13 @@ async def test_a_key_makes_a_write_happen_once_and_its_outcome_is_found(rig: Rig
     found = await rig.ask(rig.service.FindOutcome, pb.FindOutcomeRequest(key=b"n", idempotency_key="first"))
     assert (found.found, found.result.revision, found.result.value) == (True, first.revision, b"1")
     assert not (await rig.ask(rig.service.FindOutcome, pb.FindOutcomeRequest(key=b"n", idempotency_key="no"))).found
+    # A facade gives each write of a batch a longer key than a client may give.
+    for length, refused in ((275, False), (276, True)):
+        asked = pb.FindOutcomeRequest(key=b"n", idempotency_key="k" * length)
+        if refused:
+            assert (await rig.refusal(rig.service.FindOutcome, asked)).code == grpc.StatusCode.INVALID_ARGUMENT
+        else:
+            assert not (await rig.ask(rig.service.FindOutcome, asked)).found
     # A refusal that was decided is kept too, and says that it is an old one.
     absent = pb.Condition(exists=False)
     failing = pb.PutRequest(key=b"n", options=pb.WriteOptions(condition=absent, idempotency_key="c"))

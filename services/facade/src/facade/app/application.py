@@ -211,9 +211,12 @@ class Application:
 
     async def _tell_methods(self, scope: Scope, send: Send) -> bool:
         """Answers ``OPTIONS``, if there is something at the path; returns whether there is."""
-        rule = self._rules.find(OPTIONS, scope["raw_path"], scope["path"])
+        raw_path = scope["raw_path"]
+        rule = self._rules.find(OPTIONS, raw_path, scope["path"])
         if rule is not None:
-            await tell_methods(self._rules.methods(scope["raw_path"], scope["path"]), scope, send)
+            app = self._keys if raw_path.startswith(_KEYS) else self._raw(raw_path, scope)
+            methods = self._rules.methods(raw_path, scope["path"]) if app is None else app.methods_at(raw_path)
+            await tell_methods(methods, scope, send)
             self._metrics.request(OPTIONS, 204, "none", 0.0, UNMATCHED if rule.route == "*" else rule.route)
         return rule is not None
 

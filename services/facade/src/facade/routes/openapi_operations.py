@@ -20,6 +20,7 @@ from facade.models import (
     TxnRequest,
     TxnView,
 )
+from facade.routes.options import OPERATION_KEY_MAX
 
 Json = dict[str, Any]
 
@@ -157,7 +158,13 @@ def request_routes(consistency: list[Json], of_many: Json, of_one: Json) -> Json
             "200": {"description": "The outcome, as the key's shard keeps it", "content": _json(OperationStateView)}
         },
     }
-    path_key: Json = IDEMPOTENCY | {"name": "key", "in": "path", "required": True, "description": "The idempotency key"}
+    path_key: Json = IDEMPOTENCY | {
+        "name": "key",
+        "in": "path",
+        "required": True,
+        "description": "The idempotency key; of a write of a batch the batch's, / and the write's place",
+        "schema": IDEMPOTENCY["schema"] | {"maxLength": OPERATION_KEY_MAX},
+    }
     return {
         "/v1/batch": {"post": batch},
         "/v1/txn": {"post": txn},

@@ -186,7 +186,7 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
     ),
     ("get", "/v1/watch"): (_WATCH,),
     ("post", "/v1/watch:progress"): (
-        {400: ("unknown_parameter",), 503: ("no_leader", "unavailable", "unknown_shard")},
+        {400: ("unknown_parameter",), 406: ("not_acceptable",), 503: ("no_leader", "unavailable", "unknown_shard")},
     ),
     **{
         (method, f"/v1/console/{what}"): (_CONSOLE,)

@@ -17,6 +17,7 @@ from facade.client.router import Router
 from facade.errors import BadRequestError, InternalError
 from facade.routes.key import unescape
 from facade.routes.options import (
+    OPERATION_KEY_MAX,
     Headers,
     check_key,
     decode_key64,
@@ -62,7 +63,9 @@ class OpsApp(RawApp):
     async def serve(self, request: RawRequest) -> None:
         """See ``RawApp``."""
         check_acceptable(Headers(request.raw_headers).accept, JSON_TYPE)
-        idempotency_key = parse_idempotency_key(unescape(request.raw_path[len(OPS_PREFIX) :], "idempotency key"))
+        idempotency_key = parse_idempotency_key(
+            unescape(request.raw_path[len(OPS_PREFIX) :], "idempotency key"), OPERATION_KEY_MAX
+        )
         key = parse_for(request.query)
         operation = self._router.read_token(key, idempotency_key)
         result = await answer_of(operation)

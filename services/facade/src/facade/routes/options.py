@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from doug_wire.command import CONTENT_ENCODING_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, Condition
+from doug_wire.idempotency import KEY_CHARACTERS_MAX, OPERATION_KEY_CHARACTERS_MAX
 from doug_wire.validity import is_printable
 from facade.client.modes import BOUNDED, LINEARIZABLE, READ_MODES, Freshness
 from facade.errors import BadRequestError
@@ -22,9 +23,9 @@ from facade.routes.conditions import Tags, parse_tags, write_condition
 from facade.routes.durations import UNITS_MS, ttl_ms
 from facade.routes.key import unescape, wants_json
 
-IDEMPOTENCY_KEY_MAX = 255
+IDEMPOTENCY_KEY_MAX, OPERATION_KEY_MAX = KEY_CHARACTERS_MAX, OPERATION_KEY_CHARACTERS_MAX
 
-_IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,%d}\Z" % IDEMPOTENCY_KEY_MAX)
+_IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]+\Z")
 _IDENTITY = b"identity"
 _WAIT = re.compile(rb"([0-9]{1,9})(ms|s|m|)\Z")
 WAIT_MS_MAX = 600_000
@@ -258,7 +259,7 @@ def check_key(key: bytes) -> bytes:
     return key
 
 
-def parse_idempotency_key(text: bytes | None) -> str:
+def parse_idempotency_key(text: bytes | None, most: int = IDEMPOTENCY_KEY_MAX) -> str:
     """The idempotency key; empty for none. A string in quotes, as the draft has it, or the bare text.
 
     Raises:
@@ -270,10 +271,8 @@ def parse_idempotency_key(text: bytes | None) -> str:
     if len(bare) >= 2 and bare[:1] == bare[-1:] == b'"':
         inner = bare[1:-1]
         bare = re.sub(rb"\\([\"\\])", rb"\1", inner)
-    if not _IDEMPOTENCY_KEY.match(bare):
-        raise BadRequestError(
-            "bad_idempotency_key", f"Idempotency-Key has 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters."
-        )
+    if len(bare) > most or not _IDEMPOTENCY_KEY.match(bare):
+        raise BadRequestError("bad_idempotency_key", f"Idempotency-Key has 1 to {most} printable ASCII characters.")
     return bare.decode()
 
 

@@ -99,6 +99,10 @@ class RangeApp:
         metrics.places.append(self._places)
         self._deletion = RangeDeletion(router, self._timeout_s)
 
+    def methods_at(self, raw_path: bytes) -> frozenset[str]:
+        """The methods that the route has at a path."""
+        return METHODS
+
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
         """Serves one request."""
         started_s = perf_counter()

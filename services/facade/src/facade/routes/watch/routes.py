@@ -25,7 +25,7 @@ from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes import problem
 from facade.routes.options import Headers
-from facade.routes.raw import CLIENT_WENT_AWAY, RawApp, RawRequest, Scope, Send
+from facade.routes.raw import CLIENT_WENT_AWAY, JSON_TYPE, RawApp, RawRequest, Scope, Send, check_acceptable
 from facade.routes.watch import ids as watch_ids
 from facade.routes.watch.audience import Audience, progress_data
 from facade.routes.watch.ids import WatchId
@@ -192,6 +192,7 @@ class ProgressApp(RawApp):
         """Answers with an id that every watch is promised to reach, and has the watches of this facade tell theirs."""
         if request.query:
             raise BadRequestError("unknown_parameter", "Progress takes no parameters.")
+        check_acceptable(Headers(request.raw_headers).accept, JSON_TYPE)
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._now))
         content = await asyncio.shield(self._next)

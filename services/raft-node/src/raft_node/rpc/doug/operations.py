@@ -119,12 +119,12 @@ def result_message(result: ResultRecord) -> pb.OperationResult:
 
 
 def token_id(key: str) -> bytes:
-    """The bytes by which a shard knows an idempotency key.
+    """The bytes by which a shard knows an idempotency key, or that of one write of a facade's batch.
 
     Raises:
         CommandError: The request makes no sense.
     """
-    _check_key(key)
+    _check_key(key, idempotency.OPERATION_KEY_CHARACTERS_MAX)
     return commands.token_id(identity.get(), key)
 
 
@@ -168,9 +168,9 @@ def _with_key(wanted: Command, key: str) -> Command:
     return idempotency.with_token(wanted, identity.get(), key)
 
 
-def _check_key(key: str) -> None:
-    if not idempotency.is_key(key):
-        raise CommandError(f"an idempotency key has 1 to {idempotency.KEY_CHARACTERS_MAX} printable ASCII characters")
+def _check_key(key: str, characters_max: int = idempotency.KEY_CHARACTERS_MAX) -> None:
+    if not idempotency.is_key(key, characters_max):
+        raise CommandError(f"an idempotency key has 1 to {characters_max} printable ASCII characters")
 
 
 def _operations(operations: Sequence[pb.Operation], count_max: int) -> list[Command]:

@@ -4,6 +4,7 @@
  */
 
 import { isSignedIn, onDenied, onSession, signIn, signOut } from "./lib/api.js";
+import { setTheme, startColours, THEMES } from "./lib/colours.js";
 import { restart, start, watch } from "./lib/live.js";
 import { link, parse } from "./lib/places.js";
 import { html, render, useEffect, useRef, useState } from "./lib/preact.js";
@@ -26,14 +27,6 @@ const VIEWS = /** @type {Record<string, {title: string, load: () => Promise<any>
   keys: { title: "Keys", load: async () => (await import("./views/keys.js")).KeysView },
 });
 const LISTED = ["cluster", "keys", "timeline", "slots", "graphs", "try"];
-const THEMES = ["auto", "light", "dark"];
-const THEME = "dougdb.theme";
-
-/** @param {string} theme */
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  localStorage.setItem(THEME, theme);
-}
 
 function ThemeButton() {
   const [theme, choose] = useState(document.documentElement.dataset.theme ?? "auto");
@@ -191,7 +184,7 @@ function App() {
   `;
 }
 
-setTheme(localStorage.getItem(THEME) ?? "auto");
+startColours();
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));
 root.textContent = "";
 render(html`<${App} />`, root);

@@ -172,6 +172,9 @@ export function curl(method, path, headers = {}, data) {
   if (method !== "GET") words.push("-X", method);
   for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
   if (data !== undefined) words.push("--data-binary", quoted(data));
-  words.push(quoted(`${location.origin}${path.replaceAll("%2F", "/")}`));
+  // curl would take a part `.` or `..` of a path for a folder, and ask for another key.
+  const readable = path.replaceAll("%2F", "/");
+  const folders = readable.split("?")[0].split("/").some((part) => part === "." || part === "..");
+  words.push(quoted(`${location.origin}${folders ? path : readable}`));
   return words.join(" ");
 }

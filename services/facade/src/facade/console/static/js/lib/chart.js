@@ -3,6 +3,7 @@
  * @module
  */
 
+import { COLOURS_CHANGED } from "./colours.js";
 import { bytes, count } from "./format.js";
 import { html, useEffect, useRef } from "./preact.js";
 
@@ -61,8 +62,8 @@ export function Chart({ title, times, series, show }) {
     load().then((uPlot) => {
       const element = box.current;
       if (ended || element === null) return;
-      const style = getComputedStyle(element);
-      const ink = style.color;
+      // Asked at each drawing: whoever changes the colours of the page wants to read the axes all the same.
+      const ink = () => getComputedStyle(element).color;
       const scale = parseFloat(getComputedStyle(document.documentElement).fontSize) / TEXT;
       const font = `${LABELS * scale}px system-ui, sans-serif`;
       const line = { stroke: ink, font, grid: { stroke: "#8883" }, ticks: { stroke: "#8883" } };
@@ -81,7 +82,8 @@ export function Chart({ title, times, series, show }) {
               label: each.label,
               stroke: COLOURS[place % COLOURS.length],
               width: 1.5 * scale,
-              points: { size: 3 * scale },
+              // Filled: a sample between two that are not known is a point, and no line.
+              points: { size: 5 * scale, fill: COLOURS[place % COLOURS.length] },
               value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value === null || value === undefined ? "–" : show(value)),
             })),
           ],
@@ -92,8 +94,11 @@ export function Chart({ title, times, series, show }) {
       observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT * scale }));
       observer.observe(element);
     });
+    const drawAnew = () => plot.current?.redraw(false, true);
+    addEventListener(COLOURS_CHANGED, drawAnew);
     return () => {
       ended = true;
+      removeEventListener(COLOURS_CHANGED, drawAnew);
       observer?.disconnect();
       plot.current?.destroy();
       plot.current = null;

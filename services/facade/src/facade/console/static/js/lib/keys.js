@@ -71,14 +71,17 @@ export function parameter(name, key) {
   return "text" in key ? `${name}=${encodeURIComponent(key.text)}` : `${name}64=${key.b64}`;
 }
 
-/** @param {string} text @returns {Key} What a link names: `b64:` and base64url, or text. */
+/**
+ * What a link names: `b64:` and base64url, or text. Anybody can make a link: whatever is no base64url is text.
+ * @param {string} text @returns {Key}
+ */
 export function keyFromLink(text) {
-  if (!text.startsWith("b64:")) return textKey(text);
+  const named = text.slice(4);
+  if (!text.startsWith("b64:") || !/^[\w-]*$/.test(named) || named.length % 4 === 1) return textKey(text);
   try {
-    const data = fromBase64(text.slice(4));
-    return textKey(new TextDecoder("utf-8", { fatal: true }).decode(data));
+    return textKey(new TextDecoder("utf-8", { fatal: true }).decode(fromBase64(named)));
   } catch {
-    return { b64: text.slice(4) };
+    return { b64: named };
   }
 }
 

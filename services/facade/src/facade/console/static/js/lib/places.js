@@ -5,10 +5,19 @@
 
 /** @typedef {{view: string, parts: string[], query: URLSearchParams}} Place */
 
+/** @param {string} text What stands there, if it is not what an address may have. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** @param {string} hash @returns {Place} */
 export function parse(hash) {
   const [path, query] = hash.replace(/^#\/?/, "").split("?");
-  const [view, ...parts] = path.split("/").map(decodeURIComponent);
+  const [view, ...parts] = path.split("/").map(decoded);
   return { view: view || "cluster", parts, query: new URLSearchParams(query ?? "") };
 }
 

@@ -15,7 +15,7 @@ const SILENT_MS = 30_000;
 const RETRY_MS = 1000;
 const KEPT = 50;
 const LISTED = 8;
-const TOGETHER_MS = 400;
+const TOGETHER_MS = 1000;
 
 /**
  * @param {Key} prefix @param {boolean} wanted @param {() => void} onChange Called a little after changes came, once for many.
@@ -44,8 +44,11 @@ export function useChanges(prefix, wanted, onChange) {
       if (told.length === 0) return;
       setError(null);
       setChanges((before) => [...told.reverse(), ...before].slice(0, KEPT));
-      clearTimeout(together);
-      together = setTimeout(onChange, TOGETHER_MS);
+      // The first one of many says when: where changes never end, they are shown all the same.
+      together ??= setTimeout(() => {
+        together = undefined;
+        onChange();
+      }, TOGETHER_MS);
     };
     const begin = () => {
       if (document.hidden || open !== null) return;

@@ -60,7 +60,7 @@ function useHistory(shards) {
 /** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
 export function GraphsView({ state, place }) {
   const all = state.shards.map((shard) => shard.id);
-  const first = Math.max(0, Number(place.query.get("from") ?? 0));
+  const first = Math.max(0, Math.trunc(Number(place.query.get("from"))) || 0);
   const shown = all.slice(first, first + TOGETHER);
   const { found, error } = useHistory(shown.join(","));
   const runbook = (/** @type {string} */ alert) => html`<span class="quiet runbook">If it is not as it should be: <a href=${link(["runbook", alert])}>${alert}</a></span>`;

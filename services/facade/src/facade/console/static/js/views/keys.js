@@ -164,7 +164,7 @@ function Crumbs({ prefix, delimiter }) {
       parts.push(prefix.slice(0, at + delimiter.length));
     }
   }
-  const label = (/** @type {string} */ part, /** @type {number} */ place) => part.slice(place ? parts[place - 1].length : 0);
+  const label = (/** @type {string} */ part, /** @type {number} */ place) => shown(textKey(part.slice(place ? parts[place - 1].length : 0)));
   return html`<nav class="crumbs" aria-label="Prefixes">
     <a href=${link(["keys"])}>all keys</a>
     ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: part })}>${label(part, place)}</a></span>`)}
@@ -177,7 +177,7 @@ export function KeysView({ place }) {
   const prefix = keyFromLink(prefixText);
   const selectedText = place.query.get("key");
   const selected = selectedText === null ? null : keyFromLink(selectedText);
-  const consistency = place.query.get("consistency") ?? CONSISTENCIES[0];
+  const consistency = CONSISTENCIES.find((each) => each === place.query.get("consistency")) ?? CONSISTENCIES[0];
   const slot = place.query.get("slot") ?? "";
   const [delimiter, setDelimiter] = useState(localStorage.getItem(DELIMITER) ?? "/");
   const [search, setSearch] = useState(shown(prefix));

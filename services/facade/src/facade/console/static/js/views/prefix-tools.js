@@ -120,6 +120,15 @@ function ExportPrefix({ prefix, onClose }) {
   <//>`;
 }
 
+/** @param {string} line @returns {any} Null if it is no JSON. */
+function parsed(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}
+
 /** @param {Record<string, any>} line A line of an export as an operation of a batch. */
 function operation(line) {
   const { key, key64, value, encoding, content_type, content_encoding, expires_at } = line;
@@ -136,11 +145,10 @@ function Import({ onClose, onChange }) {
   const take = async () => {
     const lines = (await /** @type {File} */ (file).text()).split("\n").filter((line) => line.trim());
     const operations = lines.map((line, place) => {
-      try {
-        return JSON.parse(line);
-      } catch {
-        throw new Error(`Line ${place + 1} is no JSON. Nothing was written.`);
-      }
+      const found = parsed(line);
+      if (found === null || typeof found !== "object") throw new Error(`Line ${place + 1} is no JSON of an export. Nothing was written.`);
+      if (found.value !== undefined && typeof found.value !== "string") throw new Error(`The value of line ${place + 1} is no text. Nothing was written.`);
+      return found;
     }).filter((line) => line.value !== undefined).map(operation).filter((each) => each !== null);
     let written = 0;
     let kept = 0;

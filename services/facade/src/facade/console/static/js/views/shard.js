@@ -193,6 +193,7 @@ function Members({ shard }) {
   `;
   return html`<${Card} title="Members" tools=${tools}>
     ${error instanceof Problem && html`<${Trouble} error=${error} />`}
+    ${!found && !error && html`<p class="quiet">Asking the leader…</p>`}
     ${found &&
     html`<${Wide} label="Members">
       <table>
@@ -208,7 +209,7 @@ function Members({ shard }) {
               <td class="number">${count(member.lag)}</td>
               <td class="mono">${member.address ?? UNKNOWN}</td>
               <td class="mono">${member.incarnation}</td>
-              <td><div class="row">
+              <td><div class="row tight">
                 ${member.role === "voter" && !member.leader && html`<${Act} why=${why} onClick=${() => setAsked({ what: "lead", member })}>Make leader<span class="hidden">: ${member.name}</span><//>`}
                 ${!member.leader && html`<${Act} why=${why} onClick=${() => setAsked({ what: "replace", member })}>Replace<span class="hidden"> ${member.name}</span><//>`}
                 <${Act} why=${why} onClick=${() => setAsked({ what: "remove", member })}>Remove<span class="hidden"> ${member.name}</span><//>

@@ -15,6 +15,8 @@ const SLOTS = SIDE * SIDE;
 const CELL = 20;
 const LOOK_MS = 2500;
 const KEYS = 20;
+/** So many shards the legend names. */
+const LISTED = 40;
 const SETTLED_MS = 250;
 const HUES = [210, 32, 145, 330, 265, 80, 0, 180, 300, 110];
 
@@ -161,7 +163,8 @@ export function SlotsView({ state }) {
         </svg>
         <div class="legend">
           ${by === "owner"
-            ? shards.slice(0, 40).map((shard) => html`<span key=${shard}><i style=${{ background: ownerColour(shard) }}></i> shard ${shard}: ${count(owners.filter((owner) => owner === shard).length)}</span>`)
+            ? html`${shards.slice(0, LISTED).map((shard) => html`<span key=${shard}><i style=${{ background: ownerColour(shard) }}></i> shard ${shard}: ${count(owners.filter((owner) => owner === shard).length)}</span>`)}
+              ${shards.length > LISTED && html`<span class="quiet">and ${count(shards.length - LISTED)} more: a click on a slot says whose it is</span>`}`
             : html`<span><i style=${{ background: heatColour(0) }}></i> none</span><span><i style=${{ background: heatColour(0.3) }}></i></span><span><i style=${{ background: heatColour(0.65) }}></i></span><span><i style=${{ background: heatColour(1) }}></i> ${rate(most)} operations/s, through this facade</span>`}
         </div>
       <//>

@@ -4,14 +4,20 @@
  */
 
 import { Problem, randomKey } from "../lib/api.js";
+import { jsonOf, pretty } from "../lib/json.js";
 import { html, useState } from "../lib/preact.js";
 import { note, Trouble } from "../lib/ui.js";
 import { readValue, textOf, writeValue } from "../lib/values.js";
-import { jsonOf } from "./value-shapes.js";
 
 /** @typedef {import("../lib/values.js").Value} Value */
 
 const TEXT_MAX = 1 << 20;
+
+/** @param {string} text How its lines end: `LF` where there is no carriage return. */
+function endsOf(text) {
+  if (!text.includes("\r")) return "LF";
+  return /(^|[^\r])\n|\r(?!\n)/.test(text) ? "mixed" : "CRLF";
+}
 
 /** @param {{mine: string, theirs: Value | null, onMine: () => void, onTheirs: () => void}} properties */
 function Conflict({ mine, theirs, onMine, onTheirs }) {
@@ -33,6 +39,9 @@ function Conflict({ mine, theirs, onMine, onTheirs }) {
 export function ValueEditor({ name, value, onDone, onClose }) {
   const readable = value.data.length <= TEXT_MAX && !value.contentEncoding ? textOf(value.data) : null;
   const [text, setText] = useState(readable ?? "");
+  const ends = endsOf(readable ?? "");
+  // A field of text makes all ends of lines the same: what was read is written again.
+  const written = ends === "CRLF" ? text.replace(/\r?\n/g, "\r\n") : text;
   const [file, setFile] = useState(/** @type {File | null} */ (null));
   const [contentType, setContentType] = useState(value.contentType);
   const [expiry, setExpiry] = useState(value.expiresAt ? "keep" : "");
@@ -49,7 +58,7 @@ export function ValueEditor({ name, value, onDone, onClose }) {
     setAttempt({ key, of });
     try {
       const ttl = expiry.trim();
-      const revision = await writeValue(name, file ?? text, { contentType, ttl, idempotencyKey: key, ...condition });
+      const revision = await writeValue(name, file ?? written, { contentType, ttl, idempotencyKey: key, ...condition });
       note(`Saved as revision ${revision}.`, "good");
       onDone();
       return;
@@ -73,7 +82,6 @@ export function ValueEditor({ name, value, onDone, onClose }) {
   };
   const isJson = contentType.split(";")[0].trim().endsWith("json");
   const wrong = isJson && !file && text !== "" && jsonOf(text) === undefined;
-  const pretty = () => setText(JSON.stringify(jsonOf(text), null, 2));
   return html`<form class="editor" onSubmit=${submit}>
     ${readable === null
       ? html`<p class="quiet">This value is not text that can be edited here: choose a file to put in its place.</p>`
@@ -83,13 +91,14 @@ export function ValueEditor({ name, value, onDone, onClose }) {
       <label class="grow">Expires in (30s, 10m, 24h; keep; empty is never) <input value=${expiry} onInput=${(/** @type {any} */ event) => setExpiry(event.target.value)} autocomplete="off" /></label>
       <label class="grow">Or a file <input type="file" onChange=${(/** @type {any} */ event) => setFile(event.target.files[0] ?? null)} /></label>
     </div>
+    ${ends === "mixed" && !file && html`<p class="warn-text">Its lines end in more than one way; once you change it here, all end in LF.</p>`}
     ${wrong && html`<p class="warn-text">This is not valid JSON. It can be saved all the same.</p>`}
     <${Trouble} error=${error} />
     ${conflict &&
     html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${onDone}
       onMine=${() => { const { theirs } = conflict; setConflict(null); save(theirs ? { revision: theirs.revision } : { create: true }); }} />`}
     <div class="row end">
-      ${isJson && !wrong && !file && text !== "" && html`<button type="button" onClick=${pretty}>Format</button>`}
+      ${isJson && !wrong && !file && text !== "" && html`<button type="button" onClick=${() => setText(pretty(text))}>Format</button>`}
       <span class="grow quiet">Saved only if revision ${value.revision} is still there.</span>
       <button type="button" onClick=${onClose}>Cancel</button>
       <button type="submit" class="primary" disabled=${busy || (readable === null && !file)}>${busy ? "…" : "Save"}</button>

@@ -4,6 +4,7 @@
  */
 
 import { bytes } from "../lib/format.js";
+import { ExactNumber, jsonOf } from "../lib/json.js";
 import { html, useEffect, useMemo, useState } from "../lib/preact.js";
 import { textOf } from "../lib/values.js";
 
@@ -21,15 +22,6 @@ export function bestShape(value) {
   if (text === null) return "hex";
   if (type.endsWith("json") && jsonOf(text) !== undefined) return "json";
   return "text";
-}
-
-/** @param {string} text @returns {unknown} Undefined when it is no JSON. */
-export function jsonOf(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 /** @param {{value: Value}} properties */
@@ -54,6 +46,7 @@ function JsonNode({ name, node, depth }) {
   const [open, setOpen] = useState(depth < 2);
   const [listed, setListed] = useState(LISTED);
   const label = name === undefined ? "" : html`<span class="json-name">${name}: </span>`;
+  if (node instanceof ExactNumber) return html`<div>${label}<span class="json-number">${node.text}</span></div>`;
   if (node === null || typeof node !== "object") {
     return html`<div>${label}<span class="json-${node === null ? "null" : typeof node}">${JSON.stringify(node)}</span></div>`;
   }
