@@ -114,7 +114,7 @@ def test_history_that_is_gone_is_told(store: Any, client: DougClient) -> None:
 
 @pytest.mark.parametrize(("status", "code"), [(403, "forbidden"), (401, "unauthenticated")])
 def test_a_client_that_loses_its_right_is_told_why(store: Any, client: DougClient, status: int, code: str) -> None:
-    problem = {"status": status, "code": code, "detail": "no right to it", "outcome": "not_applied"}
+    problem: dict[str, Any] = {"status": status, "code": code, "detail": "no right to it", "outcome": "not_applied"}
     store.script = [httpx.Response(200, content=put("1", "a") + line("refused", "", **problem))]
     changes = client.watch()
     assert next(changes).text == "a"
