@@ -77,11 +77,15 @@ class Tally:
 # -- into the store -------------------------------------------------------------------------------------------------
 
 
+Pending = tuple[Future[Tally], list[Line], set[bytes]]
+"""A group that was sent: its counts, its lines and its keys."""
+
+
 class Importer:
     """Stores the entries of a file, and compares them with the entries in the store.
 
     Args:
-        client: Sends the writes and reads; it need not make idempotency keys.
+        client: Sends the writes and reads; it need not make idempotency keys, nor try anything again.
         tally: The counts of the import, which ``run`` keeps up to date.
         only_absent: Whether keys that exist are left as they are.
         store: Whether to store the entries; otherwise they are only compared.
@@ -117,6 +121,7 @@ class Importer:
         self._now = now
         self._clock = clock
         self._sleep = sleep
+        self._interrupted = False
 
     def run(self, lines: Iterable[Line], skip: int = 0) -> None:
         """Stores and compares the entries of all lines but the first ``skip`` ones.
@@ -126,7 +131,7 @@ class Importer:
             UnavailableError: The store was unavailable for ``RETRY_S``.
             OutcomeUnknownError: The store was unavailable for ``RETRY_S``; the last writes may have been applied.
         """
-        pending: deque[tuple[Future[Tally], list[Line], set[bytes]]] = deque()
+        pending: deque[Pending] = deque()
         in_flight: set[bytes] = set()
 
         def settle() -> None:
@@ -145,16 +150,22 @@ class Importer:
                     pending.append((pool.submit(self._deal_with, group), group, keys))
                 while pending:
                     settle()
-            except (FormatError, KeyboardInterrupt):
+            except FormatError:
                 # Groups that were sent are going to be stored, so they are counted, too.
                 while pending:
                     settle()
                 raise
+            except KeyboardInterrupt:
+                # Whoever interrupts does not wait for a store that is away.
+                self._interrupted = True
+                try:
+                    while pending:
+                        settle()
+                except DougdbError:
+                    self._count_stored(pending)
+                raise
             except DougdbError:
-                # Groups behind the failed one are counted, too, but ``done_lines`` stays before the failed group.
-                for future, _, _ in pending:
-                    if future.exception() is None:
-                        self._count(future.result())
+                self._count_stored(pending)
                 raise
 
     def _take(self, done: Tally, group: list[Line]) -> None:
@@ -163,6 +174,12 @@ class Importer:
         self._tally.done_lines = last.number if last.is_last else last.number - 1
         self._tally.done_bytes = last.end
         self._on_progress()
+
+    def _count_stored(self, pending: Iterable[Pending]) -> None:
+        """Counts the groups behind a failed one, too; but ``done_lines`` stays before the failed group."""
+        for future, _, _ in pending:
+            if future.exception() is None:
+                self._count(future.result())
 
     def _count(self, done: Tally) -> None:
         tally = self._tally
@@ -246,7 +263,7 @@ class Importer:
                 left = [at for at in left if isinstance(results[at].error, UnavailableError | OutcomeUnknownError)]
                 error = results[left[0]].error if left else None
             if error is not None:
-                if self._clock() + pause_s > give_up_at:
+                if self._interrupted or self._clock() + pause_s > give_up_at:
                     raise error
                 self._sleep(pause_s)
                 pause_s = min(2 * pause_s, 2.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,13 @@ from typer.testing import CliRunner
 from dougdb.cli import app
 from dougdb.client import DougClient
 from dougdb.commands import common, dump
+from dougdb.dump import GROUP_BYTES, Importer, Tally
+from dougdb.exported import Line
+from dougdb.ranges import Entry
 
 RUNNER = CliRunner()
 HEADER = {"dougdb_export": 1}
+PROBLEM = {"Content-Type": "application/problem+json"}
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +80,23 @@ def test_a_page_that_is_not_whole_is_refused(store: Any, document: dict[str, Any
     result = imported(document)
     assert (result.exit_code, said in result.stderr) == (1, True), result.output
     assert store.values == {}
+
+
+def test_whoever_interrupts_an_import_does_not_wait_for_a_store_that_is_away() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503, json={"code": "no_leader", "outcome": "not_applied"}, headers=PROBLEM)
+
+    def lines() -> Iterator[Line]:
+        yield Line(1, 1 << 20, Entry(b"k", bytes(GROUP_BYTES), "7", "a/b", None, None))
+        raise KeyboardInterrupt
+
+    times = itertools.count()
+    tally = Tally()
+    client = DougClient("http://127.0.0.1:26000", deadline_s=0.0, transport=httpx.MockTransport(refuse))
+    importer = Importer(client, tally, clock=lambda: next(times) / 1000, sleep=lambda seconds: None)
+    with pytest.raises(KeyboardInterrupt):
+        importer.run(lines())
+    assert tally.stored == 0
 
 
 def test_an_import_within_a_page_goes_on_where_it_was_cut_off(

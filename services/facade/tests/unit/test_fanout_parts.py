@@ -135,7 +135,7 @@ class FakeRegistry:
             read.future.set_exception(error)
 
 
-async def test_a_value_that_comes_when_its_client_has_just_gone_is_not_held_for_ever() -> None:
+async def test_a_value_that_comes_when_its_request_was_just_given_up_is_not_held_for_ever() -> None:
     values = Bytes("values are held", 1 << 20, 1 << 10)
     router: Any = FakeRouter()
     router.registry = FakeRegistry()

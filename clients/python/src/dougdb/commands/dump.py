@@ -86,7 +86,7 @@ def export_(
     wanted = Range.of(bound(prefix), bound(start), bound(end))
     started_s = time.monotonic()
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(_client(context))
+        client = stack.enter_context(_client(context, DEADLINE_S))
         progress = stack.enter_context(Progress(SpinnerColumn(), _TEXT, TimeElapsedColumn(), console=_stderr()))
         path = None if output == "-" else given_path(output)
         already = Begun(0, 0, None, complete=False)
@@ -257,7 +257,8 @@ def _run(
             if mark is not None:
                 _set_mark(mark, tally.done_lines, head)
 
-        client = stack.enter_context(_client(context))
+        # The importer tries again by itself, until it is interrupted.
+        client = stack.enter_context(_client(context, 0.0))
         importer = Importer(
             client,
             tally,
@@ -349,10 +350,10 @@ class _Counter:
         self._progress.update(self._task, entries=count, rate=rate, completed=done_bytes)
 
 
-def _client(context: typer.Context) -> DougClient:
+def _client(context: typer.Context, deadline_s: float) -> DougClient:
     try:
         # Storing the same bytes twice is harmless, and a shard keeps no idempotency key for each entry of a long file.
-        return DougClient(url_of(context), deadline_s=DEADLINE_S, exactly_once=False, **tls_of(context))
+        return DougClient(url_of(context), deadline_s=deadline_s, exactly_once=False, **tls_of(context))
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
 

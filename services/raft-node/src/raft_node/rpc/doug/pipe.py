@@ -30,7 +30,7 @@ from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.doug.answer_room import AnswerRoom, answers_much
-from raft_node.rpc.doug.replica import Replica, has_run_out
+from raft_node.rpc.doug.replica import Replica, clock_stands, has_run_out
 from raft_node.rpc.doug.timings import StreamTimings
 from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.driver import Submission
@@ -263,7 +263,7 @@ class PipeSession:
             if done:
                 self._serve([record], confirmed=True)
             else:
-                self.resolve(record.id, Status.NOT_LEADER, 0)
+                self.resolve(record.id, clock_stands(self._replica), 0)
 
         self._replica.driver.move_clock(moved)
 

@@ -115,3 +115,11 @@ def has_run_out(replica: Replica, found: StoredValue | Status | None) -> bool:
     if not isinstance(found, StoredValue) or not found.expires_us or not replica.is_leader:
         return False
     return found.expires_us <= replica.driver.now_us()
+
+
+def clock_stands(replica: Replica) -> Status:
+    """The refusal of a read for which the log clock could not be moved.
+
+    A leader that is only overloaded, or holds entries back, still leads: facades must not look for another one.
+    """
+    return Status.UNAVAILABLE if replica.is_leader else Status.NOT_LEADER

@@ -31,7 +31,7 @@ from raft_node.observability.metrics import Metrics
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.doug import batch_execution, operations, range_deletion, scan_stream, watch_stream
 from raft_node.rpc.doug.pipe import PipeSession
-from raft_node.rpc.doug.replica import Replica, has_run_out
+from raft_node.rpc.doug.replica import Replica, clock_stands, has_run_out
 from raft_node.rpc.doug.traced_pipe import RecordSpans
 from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.reads.watches import HistoryGoneError
@@ -396,7 +396,7 @@ class DougService(doug_pb2_grpc.DougServicer):
 
         replica.driver.move_clock(settle)
         if not await moved:
-            await self._refuse(replica, Status.NOT_LEADER, context)
+            await self._refuse(replica, clock_stands(replica), context)
 
     async def _move_clock(self, replica: Replica, context: Context) -> None:
         """Makes sure that no value is seen that has expired by the leader's clock, though not yet by the log's.
