@@ -260,7 +260,8 @@ async def test_a_quorum_that_does_not_answer_is_not_waited_for(monkeypatch: pyte
     token = shard.makes("app", "read:config/")
 
     async def never() -> Stored:
-        return await asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        return await answer
 
     shard.guests._held = never
     async with asyncio.timeout(60):
