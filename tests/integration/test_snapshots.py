@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from bench.cluster import Cluster, NodeView, wait_for
-from bench.http11 import Client, HttpError, fetch
+from bench.http11 import Client, fetch
 from bench.meter import scrape
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -83,11 +83,16 @@ def metric(view: NodeView, name: str, label: str = "") -> float:
 
 
 def has_started(view: NodeView) -> bool:
-    """Whether a node answers stale reads; it may lack much of the log."""
-    try:
-        return fetch(view.admin_port, "GET", "/startupz", timeout_s=2).status == 200
-    except HttpError:
-        return False
+    """Whether a node answers stale reads; it may lack much of the log.
+
+    It does as soon as its peers have told that it is a member, which may be after its start.
+    """
+    read = doug_pb2.GetRequest(key=b"snapshots/7", consistency=doug_pb2.CONSISTENCY_EVENTUAL)
+    with grpc.insecure_channel(view.address) as channel:
+        try:
+            return doug_pb2_grpc.DougStub(channel).Get(read, timeout=2).found
+        except grpc.RpcError:
+            return False
 
 
 def view_of(cluster: Cluster, name: str) -> NodeView:
