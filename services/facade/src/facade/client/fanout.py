@@ -197,10 +197,6 @@ class Fanout:
         return [outcomes[part.place] for part in parts]
 
 
-def _kept(outcome: Outcome | None) -> Outcome | None:
-    return None if outcome is None or isinstance(outcome.result, ResultTooLargeError) else outcome
-
-
 class Room:
     """The bytes of values that a request may still read; a context, at whose end they are given back.
 
