@@ -240,7 +240,7 @@ def test_no_principal_takes_the_bytes_of_the_others() -> None:
     statuses = [shard.do(once(reading, f"key-{number}", "token:greedy")).status for number in range(16)]
     assert statuses == [Status.OK] * 9 + [Status.TOKENS_FULL] * 7, "the one with which it has half of all is the last"
     assert [shard.do(once(reading, f"key-{number}", "token:polite")).status for number in range(3)] == [Status.OK] * 3
-    assert shard.machine.token_bytes == shard.kept() == sum(share.bytes for share in shard.shares().values())
+    assert shard.machine.token_bytes == shard.kept() == sum(share.size for share in shard.shares().values())
 
 
 def test_shares_are_what_is_kept_and_go_with_it() -> None:
@@ -254,10 +254,10 @@ def test_shares_are_what_is_kept_and_go_with_it() -> None:
     shard.put_once("token:ann", 0, at_us=1_500)
     shares = shard.shares()
     assert {name: share.tokens for name, share in shares.items()} == {b"token:ann": 7, b"token:bob": 1}
-    assert shares[b"token:ann"].bytes > 7 * 40
+    assert shares[b"token:ann"].size > 7 * 40
     shard.expires()
     assert {name: share.tokens for name, share in shard.shares().items()} == {b"token:ann": 1}
-    assert (shard.machine.tokens, shard.machine.token_bytes) == (1, shard.shares()[b"token:ann"].bytes)
+    assert (shard.machine.tokens, shard.machine.token_bytes) == (1, shard.shares()[b"token:ann"].size)
 
 
 def test_a_transaction_that_is_undone_takes_nothing_of_a_share() -> None:

@@ -29,11 +29,11 @@ class Share(NamedTuple):
 
     Attributes:
         tokens: The number of its tokens.
-        bytes: The bytes of these tokens, with their keys.
+        size: The bytes of these tokens, with their keys.
     """
 
     tokens: int = 0
-    bytes: int = 0
+    size: int = 0
 
     def encode(self) -> bytes:
         """The stored bytes of the share."""
@@ -60,7 +60,7 @@ def key_of(token_id: bytes) -> bytes:
 def is_used_up(work: Work, token_id: bytes) -> bool:
     """Whether as much is kept for the identity of a new token as is free; raises as ``Work.read`` does."""
     share, limits = _read(work, key_of(token_id)), work.limits
-    return share.tokens >= limits.count_max - work.tokens or share.bytes >= limits.bytes_max - work.token_bytes
+    return share.tokens >= limits.count_max - work.tokens or share.size >= limits.bytes_max - work.token_bytes
 
 
 def change(work: Work, token_id: bytes, tokens: int, size: int) -> None:
@@ -70,7 +70,7 @@ def change(work: Work, token_id: bytes, tokens: int, size: int) -> None:
         return
     share = _read(work, key)
     # Tokens of before there were shares are in none.
-    changed = Share(max(0, share.tokens + tokens), max(0, share.bytes + size))
+    changed = Share(max(0, share.tokens + tokens), max(0, share.size + size))
     work.write(key, changed.encode() if changed.tokens else None)
 
 
