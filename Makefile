@@ -223,10 +223,10 @@ bench-tools: setup ## Install what the benchmarks compare with; nothing else nee
 	@$(BIN)/python tools/bench_tools.py
 
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s
-	$(BIN)/python tools/helm_chart.py
+	$(BIN)/python -m tools.helm_chart
 
 chart-check: setup ## Check that these are what the chart gives
-	$(BIN)/python tools/helm_chart.py --check
+	$(BIN)/python -m tools.helm_chart --check
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
 	$(BIN)/python tools/helm_tools.py
