@@ -106,6 +106,7 @@ test-kind: chart-tools ## The same in a kind cluster, which is made and deleted;
 
 test-kube: setup ## The same in a real Kubernetes of one node, without Docker; skipped without Go and root; ARGS="-k name"
 	-@$(BIN)/python tools/helm_tools.py
+	-@$(BIN)/python -m tools.kubernetes extras
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
 
 test-fast: setup ## Unit and property tests only
