@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from doug_wire import command as commands
 from doug_wire.command import Condition
-from facade.app.plain import HEAD_BYTES_MAX, HEADS_MAX, KnownHeads, PlainHead, proof_of
+from facade.app.plain import HEAD_BYTES_MAX, HEADS_MAX, KnownHeads, LastHead, PlainHead, proof_of
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -315,12 +315,12 @@ def test_where_heads_may_hold_tokens_no_token_is_kept() -> None:
     head = HEAD._replace(proof=proof_of(token))
     known = KnownHeads(secret=True)
     known.learn(data, head, 3)
-    assert known.find(data) == (head, b"/v1/kv/k", b"")
-    assert known.find(data.replace(b"secret", b"Secret")) is None
+    assert known.find(data, LastHead()) == (head, b"/v1/kv/k", b"")
+    assert known.find(data.replace(b"secret", b"Secret"), LastHead()) is None
     assert b"secret" not in repr(known._heads).encode()
     known.learn(data.replace(b"Authorization", b"X-Another"), head, 3)
     known.learn(data, HEAD, 3)
-    assert known.find(data) == (head, b"/v1/kv/k", b""), "what was read otherwise is not kept"
+    assert known.find(data, LastHead()) == (head, b"/v1/kv/k", b""), "what was read otherwise is not kept"
     assert len(known._heads) == 1
 
 
@@ -330,9 +330,12 @@ def test_a_request_that_is_found_differs_in_its_target_alone(put_in: bytes, at: 
     known = KnownHeads()
     whole = GET % b"some-key"
     known.learn(whole, HEAD, 2)
+    last = LastHead()
+    assert known.find(whole, last) == (HEAD, b"/v1/kv/some-key", b"")
     at = min(at, len(whole))
     data = whole[:at] + put_in + whole[at + taken_out :]
-    got = known.find(data)
+    got = known.find(data, last)
+    assert got == known.find(data, LastHead()), "what a connection remembers finds the same"
     if got is None:
         return
     head, target, body = got
@@ -343,6 +346,19 @@ def test_a_request_that_is_found_differs_in_its_target_alone(put_in: bytes, at: 
 VALUES = re.compile(rb'\r\n(?:If-Match: "([1-9][0-9]{0,18})"|Idempotency-Key: ([0-9A-Za-z._:/+-]+))(?=\r\n)')
 KEYED = CONDITIONAL % b'If-Match: "17"\r\nIdempotency-Key: abc'
 KEYED_HEAD = HEAD._replace(method=b"PUT", length=3, condition=commands.revision(17), idempotency_key="abc")
+
+
+def test_what_a_connection_remembers_is_of_one_method_and_length() -> None:
+    known, last = KnownHeads(), LastHead()
+    put = b"PUT" + (GET % b"k")[3:].replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\n") + b"abc"
+    head = HEAD._replace(method=b"PUT", length=3)
+    known.learn(put, head, 3)
+    for _ in range(2):
+        assert known.find(put, last) == (head, b"/v1/kv/k", b"abc")
+        assert known.find(b"DELETE" + put[3:], last) is None
+        assert known.find(put + b"d", last) is None
+        assert known.find(put[:-1], last) is None
+    assert last.head == head
 
 
 @given(
@@ -358,7 +374,7 @@ def test_a_head_that_is_found_differs_in_its_values_alone_and_has_its_own(
     known = KnownHeads()
     known.learn(KEYED, KEYED_HEAD, 4)
     data = KEYED[:at] + put_in + KEYED[at + taken_out :]
-    got = known.find(data)
+    got = known.find(data, LastHead())
     if got is None:
         return
     head, _, body = got

@@ -31,7 +31,7 @@ from facade.app.certificates import NONE, Certificate
 from facade.app.front import Front, too_much_unread
 from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
-from facade.app.plain import KnownHeads, PlainHead, has_once, proof_of
+from facade.app.plain import KnownHeads, LastHead, PlainHead, has_once, proof_of
 from facade.client.access import Caller
 from facade.client.metrics import Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
@@ -179,9 +179,9 @@ class HotLane:
         """Keeps a head that may be repeated (``KnownHeads.learn``)."""
         self._known.learn(data, head, headers)
 
-    def again(self, data: bytes, certificate: Certificate = NONE) -> HotRequest | None:
+    def again(self, data: bytes, last: LastHead, certificate: Certificate = NONE) -> HotRequest | None:
         """The request in these bytes, if they are exactly one request whose head is known; else None."""
-        found = self._known.find(data)
+        found = self._known.find(data, last)
         if found is None:
             return None
         head, target, body = found

@@ -5,7 +5,8 @@ parser and the rules found in a head is kept under its bytes, and a request that
 first line alone. Two headers of plain writes, a revision in ``If-Match`` and an ``Idempotency-Key``, have another value
 each time: a head with them is kept without these values, and repeated by one that is the same around others.
 Whatever is not exactly one whole request with a known head goes to the parser. Where clients show tokens, a head is
-kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here.
+kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here longer than the
+connection that shows it, which keeps the bytes of the head that it repeated last (``LastHead``).
 
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
@@ -86,6 +87,21 @@ def has_once(names: Collection[bytes]) -> bool:
     return not ONCE.isdisjoint(names)
 
 
+class LastHead:
+    """The head that one connection repeated last; most connections repeat one again and again.
+
+    Attributes:
+        head: What it says; None before the first.
+        rest: Its bytes behind the line of the request, both ends of lines at their ends included.
+    """
+
+    __slots__ = ("head", "rest")
+
+    def __init__(self) -> None:
+        self.head: PlainHead | None = None
+        self.rest = b""
+
+
 class KnownHeads:
     """The heads that were seen before, of all connections."""
 
@@ -120,20 +136,33 @@ class KnownHeads:
             self._heads.clear()
         self._heads[hashlib.sha256(known).digest() if self._secret else known] = head
 
-    def find(self, data: bytes) -> tuple[PlainHead, bytes, bytes] | None:
-        """The head, the target and the body of a request, if the data is exactly one request with a known head."""
+    def find(self, data: bytes, last: LastHead) -> tuple[PlainHead, bytes, bytes] | None:
+        """The head, the target and the body of a request, if the data is exactly one request with a known head.
+
+        Args:
+            data: The bytes that have come.
+            last: The head that the connection repeated last.
+        """
         line = _LINE.match(data, 0, LINE_BYTES_MAX)
         if line is None:
             return None
         start = line.end() - 2
-        end = data.find(_END, start)
-        raw = line[1] + data[start : end + 4]
-        head = self._heads.get(hashlib.sha256(raw).digest() if self._secret else raw)
-        if head is None:
-            head = self._find_with_values(raw)
-        if head is None or len(data) - end - 4 != head.length:
+        head = last.head
+        if head is not None and head.method == line[1] and data.startswith(last.rest, start):
+            end = start + len(last.rest)
+        else:
+            end = data.find(_END, start) + len(_END)
+            raw = line[1] + data[start:end]
+            head = self._heads.get(hashlib.sha256(raw).digest() if self._secret else raw)
+            if head is None:
+                head = self._find_with_values(raw)
+                if head is None:
+                    return None
+            else:
+                last.head, last.rest = head, data[start:end]
+        if len(data) - end != head.length:
             return None
-        return head, line[2], data[end + 4 :]
+        return head, line[2], data[end:]
 
     def _find_with_values(self, raw: bytes) -> PlainHead | None:
         """A head that was kept without the values that differ each time, with those of this request."""
