@@ -237,4 +237,14 @@ MUTANTS = (
         "facade",
         by_seeds=False,
     ),
+    Mutant(
+        "M111",
+        "a put with a time to live leaves the note of the expiry that it replaces",
+        (18,),
+        "kv/operations/work.py",
+        "command.condition is not None or command.ttl != 0",
+        "command.condition is not None or command.ttl == KEEP",
+        "unit/test_upkeep.py::test_a_key_that_is_written_again_and_again_with_a_time_to_live_has_one_note",
+        by_seeds=False,
+    ),
 )
