@@ -48,8 +48,8 @@ def cpu_s(processes: Iterable[psutil.Process]) -> float:
 def own_cpu_s(pid: int) -> float:
     """The CPU seconds of a living process, all of its threads included, to the nanosecond.
 
-    ``/proc`` counts in hundredths of a second, which in a short run are some percent of the whole. The clock of a process
-    is numbered as clock_getcpuclockid(3) does on Linux.
+    ``/proc`` counts in hundredths of a second, which in a short run are some percent of the whole. The clock of a
+    process is numbered as clock_getcpuclockid(3) does on Linux.
 
     Raises:
         ProcessLookupError: There is no such process.

@@ -10,9 +10,10 @@ connection that shows it, which keeps the bytes of the head that it repeated las
 
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
-in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: each request
-asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept; (6) only a value
-that can be read in one way alone is left out, and the request's own is put in its place.
+in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: that is asked
+anew for each connection, and whenever the sender's proof has ended; (5) without ``secret`` no head with
+``Authorization`` is ever plain, so none is kept; (6) only a value that can be read in one way alone is left out, and
+the request's own is put in its place.
 
 Source: RFC 9112, 2.1 and 3; measured in docs/performance.md.
 """
@@ -25,6 +26,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from doug_wire.command import Condition, ConditionKind
+from facade.client.access import Caller
 from facade.client.receipts import SESSION
 from facade.routes.key import KEY_PREFIX
 
@@ -92,14 +94,16 @@ class LastHead:
 
     Attributes:
         head: What it says; None before the first.
-        rest: Its bytes behind the line of the request, both ends of lines at their ends included.
+        rest: Its bytes behind the line of the request, the ends of its lines included.
+        caller: The sender that it was found to be of, who counts until ``caller.access.ended``; None for not asked yet.
     """
 
-    __slots__ = ("head", "rest")
+    __slots__ = ("caller", "head", "rest")
 
     def __init__(self) -> None:
         self.head: PlainHead | None = None
         self.rest = b""
+        self.caller: Caller | None = None
 
 
 class KnownHeads:
@@ -159,7 +163,7 @@ class KnownHeads:
                 if head is None:
                     return None
             else:
-                last.head, last.rest = head, data[start:end]
+                last.head, last.rest, last.caller = head, data[start:end], None
         if len(data) - end != head.length:
             return None
         return head, line[2], data[end:]
