@@ -35,9 +35,9 @@ export function NewKey({ prefix, onClose, onMade }) {
     <label>Key <input class="mono" value=${name} onInput=${field(setName)} autocomplete="off" spellcheck=${false} /></label>
     <label>Value <textarea class="code" value=${text} disabled=${file !== null} onInput=${field(setText)} spellcheck=${false}></textarea></label>
     <label>Or a file <input type="file" onChange=${(/** @type {any} */ event) => choose(event.target.files[0])} /></label>
-    <div class="row">
+    <div class="row fields">
       <label class="grow">Content type <input value=${contentType} onInput=${field(setContentType)} spellcheck=${false} /></label>
-      <label class="grow">Expires in (30s, 10m; empty is never) <input value=${ttl} onInput=${field(setTtl)} autocomplete="off" /></label>
+      <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field(setTtl)} autocomplete="off" /></label>
     </div>
     <p class="quiet">If the key is there already, nothing is changed.</p>
   <//>`;

@@ -79,7 +79,7 @@ export function hexLines(data, end) {
 export function HexShape({ value }) {
   const [end, setEnd] = useState(HEX_STEP);
   if (value.data.length === 0) return html`<p class="quiet">The value is empty.</p>`;
-  return html`<pre class="value" tabindex="0">${hexLines(value.data, end)}</pre>
+  return html`<pre class="value hex" tabindex="0">${hexLines(value.data, end)}</pre>
     ${value.data.length > end && html`<button type="button" onClick=${() => setEnd(end * 4)}>Show more of ${bytes(value.data.length)}</button>`}`;
 }
 
