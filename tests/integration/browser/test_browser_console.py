@@ -28,6 +28,7 @@ def values(cluster: Cluster) -> None:
         ("doc/json", "application/json", b'{"a": [1, 2, {"b": null}], "c": "<b>text</b>"}'),
         ("doc/text", "text/plain", b"plain"),
         ("doc/bytes", "application/octet-stream", bytes(range(256))),
+        ("doc/control", "application/octet-stream", b"\0\1"),
         ("doc/image", "image/svg+xml", IMAGE),
         ("<img src=x onerror=document.title=1>", "text/plain", b"a key that looks like markup"),
     ):
@@ -200,6 +201,7 @@ def test_values_are_shown_as_what_they_are(tab: Callable[..., Any], pictures: Pa
     page.wait_for_selector("pre >> text=00000000  7b 22 61 22")
     look(page, pictures, "value-hex")
     opened.show("#/keys?key=doc%2Fbytes").wait_for_selector("pre >> text=000000f0  f0 f1")
+    opened.show("#/keys?key=doc%2Fcontrol").wait_for_selector("pre >> text=00000000  00 01")
     image = opened.show("#/keys?key=doc%2Fimage").wait_for_selector("img.value")
     assert image.get_attribute("src").startswith("blob:")
     look(page, pictures, "value-image")
@@ -222,6 +224,11 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     page.click("dialog button:text-is('Create')")
     page.wait_for_selector(".one pre >> text=one")
     assert get(cluster, "made/by%20hand") == (200, b"one")
+    page.click("button:text-is('New key')")
+    page.fill("dialog label:has-text('Key') input >> nth=0", "made/by hand")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector("dialog .trouble >> text=This key is there already. Nothing was changed.")
+    page.keyboard.press("Escape")
 
     page.click("button:text-is('Edit')")
     page.fill(".editor textarea", "two")
@@ -244,11 +251,26 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     assert get(cluster, "made/by%20hand")[0] == 404
 
     page.wait_for_selector(".one pre >> text=two")
+    put(cluster, "made/there", b"there")
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "made/there")
+    page.click("dialog button:text-is('Rename')")
+    page.wait_for_selector("dialog .trouble >> text=/The new key (is there already|exists)/")
+    page.keyboard.press("Escape")
+    page.click("button:text-is('Delete')")
+    put(cluster, "made/renamed", b"three")
+    page.click("dialog button:text-is('Delete')")
+    page.wait_for_selector("dialog .trouble >> text=Somebody changed this key meanwhile. It was not deleted")
+    page.keyboard.press("Escape")
+    assert get(cluster, "made/renamed") == (200, b"three")
+    page.click("button:text-is('Read again')")
+    page.wait_for_selector(".one pre >> text=three")
     page.click("button:text-is('Delete')")
     page.click("dialog button:text-is('Delete')")
     page.wait_for_selector("text=Choose a key to see its value.")
     assert get(cluster, "made/renamed")[0] == 404
-    opened.check("412 /v1/kv/made%2Fby%20hand", "422 /v1/txn")
+    refused = ("by%20hand", "renamed", "there")
+    opened.check(*(f"412 /v1/kv/made%2F{name}" for name in refused), "422 /v1/txn")
 
 
 @pytest.mark.parametrize(

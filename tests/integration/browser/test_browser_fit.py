@@ -12,6 +12,7 @@ import pytest
 from bench.cluster import wait_for
 from integration.browser.conftest import Served, Tab
 from integration.browser.looking import SIZES
+from integration.browser.test_browser_large import node, state
 from integration.browser.test_browser_members import MEMBERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -28,6 +29,10 @@ COLOURED = """() => {
 """How many pixels of a graph have the colour of its first line."""
 
 
+VOTED = {"leader": "shard-0-0", "candidate": "shard-0-0", "pre-candidate": ""}
+"""Whom all have voted for, by what the first node is."""
+
+
 @pytest.fixture
 def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
     """Opens tabs in which a shard has five nodes, with these roles."""
@@ -36,13 +41,13 @@ def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
         tab = open_tab(unguarded, **options)
 
         def stream(route: Any) -> None:
-            state = tab.page.request.get(f"{unguarded.url}/v1/console/state").json()
-            one = next(node for node in state["shards"][0]["nodes"] if node["role"] == "leader")
-            state["shards"][0]["nodes"] = [
-                {**one, "id": f"shard-0-{number}", "role": role, "term": 7, "peers": []}
+            told = json.loads(state())
+            nodes = [
+                {**node(0, number), "role": role, "term": 7, "voted_for": VOTED[roles[0]]}
                 for number, role in enumerate(roles)
             ]
-            body = f"event: state\ndata: {json.dumps(state)}\n\n"
+            told["shards"] = [{"id": 0, "nodes": nodes}]
+            body = f"event: state\ndata: {json.dumps(told)}\n\n"
             route.fulfill(status=200, content_type="text/event-stream", body=body)
 
         tab.page.route("**/v1/console/stream", stream)
@@ -85,11 +90,16 @@ def test_a_shard_of_one_node_has_no_empty_space_for_five(five: Callable[..., Tab
     assert page.eval_on_selector(".ring", "(each) => each.getBoundingClientRect().height") < 150
 
 
-def test_votes_are_drawn_and_a_vote_before_the_vote_is_no_election(five: Callable[..., Tab]) -> None:
-    page = five("candidate", *["follower"] * 4).show("#/shard/0")
-    page.wait_for_selector(".ring >> text=election in term 7")
-    page = five("pre-candidate", *["unreachable"] * 4).show("#/shard/0")
-    page.wait_for_selector(".ring >> text=pre-votes for term 8")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_votes_are_drawn_and_a_vote_before_the_vote_is_no_election(five: Callable[..., Tab], width: int) -> None:
+    for role, told in (("candidate", "election in term 7"), ("pre-candidate", "pre-votes for term 8")):
+        tab = five(role, *["follower"] * 4, viewport={"width": width, "height": 740})
+        page = tab.show("#/shard/0")
+        page.wait_for_selector(f".ring >> text={told}")
+        (words,) = page.eval_on_selector_all(".ring .middle", BOXES)
+        boxes = page.eval_on_selector_all(".ring .node rect", BOXES)
+        assert not any(overlap(words, box) for box in boxes), "it covers no node"
+        assert page.locator(".ring .vote").count() == (4 if role == "candidate" else 0)
 
 
 def test_whose_row_it_is_stays_in_sight_beside_the_buttons_at_its_end(five: Callable[..., Tab]) -> None:

@@ -69,7 +69,7 @@ export function span(ms) {
 export function until(time) {
   const end = new Date(time);
   const left = end.getTime() - Date.now();
-  return `${left > 0 ? `in ${duration(left)}` : "now"}, at ${end.toLocaleString()}`;
+  return left > 0 ? `in ${duration(left)}, at ${end.toLocaleString()}` : `at ${end.toLocaleString()}: read again`;
 }
 
 /** @param {number} us Microseconds since the epoch. */

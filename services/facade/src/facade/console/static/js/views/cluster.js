@@ -64,7 +64,7 @@ export function healthOf(shard) {
 export function Ailment({ shard }) {
   const { kind, meaning, alert } = healthOf(shard);
   if (!meaning || !alert) return null;
-  return html`<p class="ailment ${kind}">${meaning} <a href=${link(["runbook", alert])}>What to do</a></p>`;
+  return html`<p class="ailment ${kind}">${meaning} <a class="nowrap" href=${link(["runbook", alert])}>What to do</a></p>`;
 }
 
 /** @param {ClusterState} state @param {number} shard */

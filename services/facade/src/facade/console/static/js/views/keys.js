@@ -130,7 +130,7 @@ function Level(properties) {
       return html`<li key=${`k${base64url(key)}`}>
         <button type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${() => onSelect(key)}>
           <span class="name">${lastPart(key, prefix)}</span>
-          <span class="quiet type">${row.entry.expires_at ? "⏱ " : ""}${row.entry.content_type.split(";")[0]}</span>
+          <span class="quiet type">${row.entry.expires_at ? "expires · " : ""}${row.entry.content_type.split(";")[0]}</span>
         </button>
       </li>`;
     })}

@@ -22,6 +22,8 @@ const NARROW = 560;
 const NODE = { width: 184, height: 66 };
 const MARGIN = 6;
 const RADIUS = { x: 255, y: 158 };
+/** The height of a line below the nodes. */
+const WORDS = 30;
 /** The width of a letter of a name at most. */
 const LETTER = 9.5;
 const MEMBERS_MS = 3000;
@@ -64,6 +66,8 @@ function Ring({ shard }) {
   const term = termOf(shard);
   const commit = commitOf(shard);
   const { points, box, top, height } = circle(nodes.length, width);
+  // What is told of an election stands in the middle, if there is room.
+  const inside = width >= NARROW && nodes.length > 1;
   const at = new Map(nodes.map((node, place) => [node.id, points[place]]));
   const from = leader && at.get(leader.id);
   const candidates = nodes.filter((node) => node.role.endsWith("candidate"));
@@ -80,7 +84,7 @@ function Ring({ shard }) {
     : candidates.length
       ? `${candidates.map((each) => each.id).join(", ")} ask for votes.`
       : "Nobody leads.";
-  return html`<div ref=${frame}><svg class="ring" viewBox="0 ${top} ${width} ${height}" style=${{ maxWidth: `${width / TEXT}rem` }} role="img" aria-label=${`Shard ${shard.id}: ${told}`}>
+  return html`<div ref=${frame}><svg class="ring" viewBox="0 ${top} ${width} ${height + (leader || inside ? 0 : WORDS)}" style=${{ maxWidth: `${width / TEXT}rem` }} role="img" aria-label=${`Shard ${shard.id}: ${told}`}>
     ${from &&
     nodes
       .filter((node) => node !== leader)
@@ -109,7 +113,7 @@ function Ring({ shard }) {
         <text class="small" y="24">${facts}</text>
       </g>`;
     })}
-    ${!leader && html`<text class="middle" x=${width / 2} y=${nodes.length > 1 ? 4 : top + height + 16}>${elects}</text>`}
+    ${!leader && html`<text class="middle" x=${width / 2} y=${inside ? 4 : top + height + WORDS - MARGIN}>${elects}</text>`}
   </svg></div>`;
 }
 

@@ -19,7 +19,8 @@ export function bestShape(value) {
   const type = value.contentType.split(";")[0].trim().toLowerCase();
   if (type.startsWith("image/")) return "image";
   const text = textOf(value.data);
-  if (text === null) return "hex";
+  // Bytes that happen to be UTF-8, and say nothing as text.
+  if (text === null || /[\u0000-\u0008\u000e-\u001a\u001c-\u001f]/.test(text)) return "hex";
   if (type.endsWith("json") && jsonOf(text) !== undefined) return "json";
   return "text";
 }

@@ -93,6 +93,16 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
   <//>`;
 }
 
+/** @param {{time: string}} properties When something ends, told anew each second. */
+function Until({ time }) {
+  const [, draw] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => draw((before) => before + 1), 1000);
+    return () => clearInterval(timer);
+  }, []);
+  return until(time);
+}
+
 /** @param {{value: Value}} properties */
 function Facts({ value }) {
   const facts = [
@@ -100,7 +110,7 @@ function Facts({ value }) {
     ["Size", value.raw.length === value.data.length ? bytes(value.raw.length) : `${bytes(value.raw.length)}, unpacked ${bytes(value.data.length)}`],
     ["Content type", value.contentType],
     ...(value.contentEncoding ? [["Encoding", value.contentEncoding]] : []),
-    ["Expires", value.expiresAt ? until(value.expiresAt) : "never"],
+    ["Expires", value.expiresAt ? html`<${Until} time=${value.expiresAt} />` : "never"],
   ];
   return html`<dl class="inline-facts">${facts.map(([label, text]) => html`<div key=${label}><dt>${label}</dt><dd>${text}</dd></div>`)}</dl>`;
 }
