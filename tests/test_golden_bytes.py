@@ -95,6 +95,7 @@ ENCODERS = {
     "services/raft-node/src/raft_node/kv/operations/access.py:Stored.encode": RECORDS,
     "services/raft-node/src/raft_node/kv/operations/access.py:encode_change": COMMANDS,
     "services/raft-node/src/raft_node/kv/operations/expiry.py:encode_expire": COMMANDS,
+    "services/raft-node/src/raft_node/kv/operations/shares.py:Share.encode": RECORDS,
     "services/raft-node/src/raft_node/kv/operations/tokens.py:TokenRecord.encode": RECORDS,
     "services/raft-node/src/raft_node/kv/operations/tokens.py:encode_limits": RECORDS,
     "services/raft-node/src/raft_node/kv/operations/tokens.py:encode_stored_limits": RECORDS,

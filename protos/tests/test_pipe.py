@@ -67,6 +67,7 @@ def test_statuses_are_frozen() -> None:
         ("TOKEN_EXPIRED", 15),
         ("RESULT_TOO_LARGE", 16),
         ("NOT_FRESH", 17),
+        ("FORBIDDEN", 18),
     ]
 
 
@@ -76,7 +77,8 @@ def test_only_certain_statuses_prove_that_nothing_was_written() -> None:
     assert len(pipe.NOT_APPLIED) == 6
     # What was decided at apply is decided: another try would only decide anew.
     assert pipe.DECIDED.isdisjoint(pipe.NOT_APPLIED)
-    assert pipe.DECIDED | pipe.NOT_APPLIED | {Status.UNKNOWN, Status.UNAVAILABLE, Status.NOT_FRESH} == set(Status)
+    others = {Status.UNKNOWN, Status.UNAVAILABLE, Status.NOT_FRESH, Status.FORBIDDEN}
+    assert pipe.DECIDED | pipe.NOT_APPLIED | others == set(Status)
 
 
 @pytest.mark.parametrize(("decode", "encoded", "records"), BLOBS)

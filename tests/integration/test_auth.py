@@ -239,6 +239,18 @@ def test_a_client_may_do_at_a_node_what_its_token_allows(
         assert code(stub, method, request, app.token) is expected, request
         assert code(stub, method, request, "") is unknown, request
     assert code(admin, "Status", admin_pb2.StatusRequest(), operator.token) is unknown, "it counts at facades alone"
+    both = (doug_pb2.Operation(get=doug_pb2.OperationGet(key=key)) for key in (b"jobs/a", b"config/a"))
+    batch, shown = doug_pb2.ExecuteBatchRequest(operations=both), (("authorization", f"Bearer {app.token}"),)
+
+    def carried_out() -> list[int] | None:
+        for channel in nodes:
+            with contextlib.suppress(grpc.RpcError):
+                told = doug(channel).ExecuteBatch(batch, timeout=CALL_S, metadata=shown)
+                return [each.status for each in told.results]
+        return None
+
+    each = wait_for(carried_out, SETTLED_S, "a batch")
+    assert each == [doug_pb2.OPERATION_STATUS_FORBIDDEN, doug_pb2.OPERATION_STATUS_NOT_FOUND]
     for channel in nodes:
         # Every node of shard 0 judges and reads, those that follow, too.
         forwarded = doug_pb2.GetRequest(key=b"config/a", forward=True)

@@ -87,6 +87,8 @@ class Status(IntEnum):
     """The results of a transaction or a batch take too much: nothing was changed."""
     NOT_FRESH = 17
     """A read that must see more than this replica has applied, or can prove that it has applied."""
+    FORBIDDEN = 18
+    """An operation of a batch that its caller may not do: it was not carried out. Never in the log, nor on a Pipe."""
 
 
 NOT_APPLIED = frozenset(

@@ -55,6 +55,8 @@ class _OperationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Opera
     OPERATION_STATUS_TOKENS_FULL: _OperationStatus.ValueType  # 14
     OPERATION_STATUS_TOKEN_EXPIRED: _OperationStatus.ValueType  # 15
     OPERATION_STATUS_RESULT_TOO_LARGE: _OperationStatus.ValueType  # 16
+    OPERATION_STATUS_FORBIDDEN: _OperationStatus.ValueType  # 18
+    """In a batch: the caller does not have the right to it; the others go on."""
 
 class OperationStatus(_OperationStatus, metaclass=_OperationStatusEnumTypeWrapper):
     """What became of one operation: the statuses of doug_wire.pipe that an operation can have."""
@@ -70,6 +72,8 @@ OPERATION_STATUS_TOKEN_REUSED: OperationStatus.ValueType  # 13
 OPERATION_STATUS_TOKENS_FULL: OperationStatus.ValueType  # 14
 OPERATION_STATUS_TOKEN_EXPIRED: OperationStatus.ValueType  # 15
 OPERATION_STATUS_RESULT_TOO_LARGE: OperationStatus.ValueType  # 16
+OPERATION_STATUS_FORBIDDEN: OperationStatus.ValueType  # 18
+"""In a batch: the caller does not have the right to it; the others go on."""
 Global___OperationStatus: _TypeAlias = OperationStatus  # noqa: Y015
 
 class _BatchKind:

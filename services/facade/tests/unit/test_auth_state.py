@@ -21,6 +21,8 @@ from facade.errors import ProblemError
 class Leader:
     """Shard 0's leader, with what it holds."""
 
+    id = "shard-0-0"
+
     def __init__(self, document: bytes = b"", revision: int = 0) -> None:
         self.held = (revision, document)
         self.after_set: Callable[[], None] = lambda: None
@@ -34,9 +36,10 @@ class Leader:
         return admin_pb2.SetAuthResponse(revision=request.revision)
 
 
-def state_of(leader: Leader) -> AuthState:
-    directory = SimpleNamespace(shards={0: SimpleNamespace(id=0, leader=leader)})
-    return AuthState(cast(Any, directory), 1.0)
+def state_with(*leaders: Leader, poll_s: float = 1.0) -> AuthState:
+    """The state of a facade whose shards have these leaders."""
+    shards = {number: SimpleNamespace(id=number, leader=each, leader_term=1) for number, each in enumerate(leaders)}
+    return AuthState(cast(Any, SimpleNamespace(shards=shards)), poll_s)
 
 
 def with_token(name: str, allow: int = 1) -> Callable[[Document], Document]:
@@ -48,7 +51,7 @@ def with_token(name: str, allow: int = 1) -> Callable[[Document], Document]:
 
 async def test_uses_fit_whatever_was_changed_before() -> None:
     leader = Leader()
-    state = state_of(leader)
+    state = state_with(leader)
     count = 0
     with pytest.raises(ProblemError) as full:
         while True:
@@ -67,7 +70,7 @@ async def test_uses_fit_whatever_was_changed_before() -> None:
 
 async def test_a_document_of_a_newer_format_is_a_problem() -> None:
     newer = EMPTY.encode().replace(b'"format":1', b'"format":2')
-    state = state_of(Leader(newer, 3))
+    state = state_with(Leader(newer, 3))
     with pytest.raises(ProblemError) as refused:
         await state.change(with_token("a"))
     assert (refused.value.code, refused.value.status) == ("auth_not_understood", 503)
@@ -86,8 +89,7 @@ async def test_another_shard_that_hangs_does_not_delay_what_shard_0_tells() -> N
             never: asyncio.Future[admin_pb2.GetAuthResponse] = asyncio.get_running_loop().create_future()
             return await never
 
-    shards = {number: SimpleNamespace(id=number, leader=each) for number, each in enumerate((leader, Hanging()))}
-    state = AuthState(cast(Any, SimpleNamespace(shards=shards)), 0.001)
+    state = state_with(leader, Hanging(), poll_s=0.001)
     running = asyncio.create_task(state.run())
     async with asyncio.timeout(60):
         await hung.wait()
@@ -101,7 +103,7 @@ async def test_another_shard_that_hangs_does_not_delay_what_shard_0_tells() -> N
 
 async def test_a_change_does_not_put_an_older_document_back() -> None:
     leader = Leader(EMPTY.encode(), 1)
-    state = state_of(leader)
+    state = state_with(leader)
     newest = with_token("b")(with_token("a")(EMPTY))
 
     def look_is_faster() -> None:
@@ -124,8 +126,7 @@ async def test_other_shards_are_told_again_and_again_and_only_while_shard_0_is_h
         return admin_pb2.GetAuthResponse(revision=1)
 
     copy.get_auth = get_auth  # type: ignore[method-assign]
-    shards = {number: SimpleNamespace(id=number, leader=each) for number, each in enumerate((zero, copy))}
-    state = AuthState(cast(Any, SimpleNamespace(shards=shards)), 0.001)
+    state = state_with(zero, copy, poll_s=0.001)
     running = asyncio.create_task(state.run())
     async with asyncio.timeout(60):
         for _ in range(3):
@@ -142,3 +143,33 @@ async def test_other_shards_are_told_again_and_again_and_only_while_shard_0_is_h
     await state.look()
     await state.tell_copies()
     assert asked._value == before + 1
+
+
+async def test_a_new_leader_of_another_shard_is_told_in_the_next_round() -> None:
+    """It serves clients of its own only once it knows that its copy is the newest."""
+
+    class Counting(Leader):
+        asked = 0
+
+        async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+            self.asked += 1
+            return await super().get_auth(known_revision, timeout_s)
+
+    old, new = Counting(EMPTY.encode(), 1), Counting(EMPTY.encode(), 1)
+    new.id = "shard-1-1"
+    state = state_with(Leader(EMPTY.encode(), 1), old)
+    shard: Any = state._directory.shards[1]
+    await state.look()
+    for _ in range(2):
+        await state.tell_copies()
+    assert (old.asked, new.asked) == (1, 0)
+    shard.leader = None
+    await state.tell_copies()
+    shard.leader = new  # Another node, of which a hint told, and no term.
+    for _ in range(2):
+        await state.tell_copies()
+    assert (old.asked, new.asked) == (1, 1)
+    shard.leader_term = 2  # The same node, after it had lost its office, or had started anew.
+    for _ in range(2):
+        await state.tell_copies()
+    assert (old.asked, new.asked) == (1, 2)

@@ -181,7 +181,7 @@ class Reference:
             if kept.fingerprint != token.fingerprint:
                 return _result(Status.TOKEN_REUSED)
             return kept.result._replace(replayed=True)
-        if kept is None and len(self._tokens) >= self._tokens_max:
+        if kept is None and (len(self._tokens) >= self._tokens_max or self._has_its_share(token.id)):
             return _result(Status.TOKENS_FULL)
         given_back = 0 if kept is None else _token_bytes(place, kept.result)
         room = self._token_bytes_max - self.token_bytes + given_back
@@ -195,6 +195,15 @@ class Reference:
                 return _result(Status.TOKENS_FULL)
             self._tokens[place] = _Kept(token.fingerprint, self._clock_us + self._kept_us, result)
         return result
+
+    def _has_its_share(self, token_id: bytes) -> bool:
+        """Whether as much is kept for the owner of a token as is free."""
+        owner, _, _ = token_id.partition(b"\0")
+        own = [(place, kept) for place, kept in self._tokens.items() if place[1].partition(b"\0")[0] == owner]
+        size = sum(_token_bytes(place, kept.result) for place, kept in own)
+        return bool(owner) and (
+            len(own) >= self._tokens_max - len(self._tokens) or size >= self._token_bytes_max - self.token_bytes
+        )
 
     def _whole(self, command: Command) -> ResultRecord:
         if command.opcode == Opcode.BATCH:

@@ -20,6 +20,15 @@ COUNTERS = (b"n", b"m")
 VALUES = (b"0", b"7", b"x", b"-3", b"9223372036854775800")
 
 
+IDENTITIES = ("", "", "token:ann", "", "token:bob")
+"""The principals to which idempotency keys belong, by turns."""
+
+
+def _owned(wanted: Command, token: str) -> Command:
+    """A command with an idempotency key and the principal to whom that belongs."""
+    return idempotency.with_token(wanted, IDENTITIES[int(token.rpartition(".")[2]) % len(IDENTITIES)], token)
+
+
 class Request(NamedTuple):
     """A request: the command of a write or the key of a read, and its idempotency key, if any."""
 
@@ -68,11 +77,11 @@ class Wishes:
             return wanted, ""
         if self._tokens and chance.random() < 0.05:
             # A client's mistake: another request with an idempotency key that was used before.
-            return idempotency.with_token(wanted, "", chance.choice(self._tokens)), ""
+            return _owned(wanted, chance.choice(self._tokens)), ""
         self._sent += 1
         token = f"t{self._name}.{self._sent}"
         self._tokens.append(token)
-        return idempotency.with_token(wanted, "", token), token
+        return _owned(wanted, token), token
 
     def _single(self) -> Command:
         chance = self._chance

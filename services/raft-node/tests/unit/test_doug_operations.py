@@ -20,6 +20,7 @@ from raft_node.entry import EntryKind
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc.doug import operations
 from raft_node.rpc.doug.batch_execution import SLICE
 from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
@@ -278,6 +279,27 @@ async def test_operations_of_a_batch_are_answered_as_if_alone(rig: Rig) -> None:
     ]
     assert results[2].value == b"2"
     assert (await rig.ask(rig.service.ExecuteBatch, batch)).results[0].replayed
+
+
+async def test_what_the_caller_may_not_do_is_refused_in_its_place_and_the_rest_of_a_batch_goes_on(rig: Rig) -> None:
+    """The places come from ``Callers.admit``, by the variable ``operations.forbidden``."""
+    count = 3 * BATCH_PART
+    odd = frozenset(range(1, count, 2))
+    batch = pb.ExecuteBatchRequest(operations=[put(b"%d" % number, b"v") for number in range(count)])
+    operations.forbidden.set(odd)
+    before = rig.index
+    results = (await rig.ask(rig.service.ExecuteBatch, batch)).results
+    expected = (pb.OPERATION_STATUS_OK, pb.OPERATION_STATUS_FORBIDDEN)
+    assert [each.status for each in results] == [expected[place % 2] for place in range(count)]
+    assert rig.index - before == 2, "what is left out takes no room in the log"
+    for number in (0, 1, count - 2, count - 1):
+        found = await rig.ask(rig.service.Get, pb.GetRequest(key=b"%d" % number))
+        assert found.found is (number % 2 == 0)
+    operations.forbidden.set(frozenset(range(count)))
+    before = rig.index
+    results = (await rig.ask(rig.service.ExecuteBatch, batch)).results
+    assert {each.status for each in results} == {pb.OPERATION_STATUS_FORBIDDEN}
+    assert (len(results), rig.index) == (count, before)
 
 
 def test_the_statuses_of_operations_are_those_of_the_records() -> None:

@@ -15,7 +15,7 @@ from doug_wire.pipe import ResultRecord
 from raft_node.kv import keyspace, partitions
 from raft_node.kv.changes import Removal, encode_removals
 from raft_node.kv.keyspace import State, StoredValue
-from raft_node.kv.operations import access, expiry, tokens
+from raft_node.kv.operations import access, expiry, shares, tokens
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.ownership import Ownership
@@ -134,6 +134,14 @@ RECORDS = {
         keyspace.due_key(6, keyspace.token_key(3, b"\0token")),
         "006475652f000000000000000600746f6b656e2f000300746f6b656e",
     ),
+    "share of a principal": (
+        shares.Share(5, 6 << 20).encode(),
+        "05000000000000000000600000000000",
+    ),
+    "place of the share of a principal": (
+        shares.key_of(b"token:app\0key"),
+        "00746f6b656e2d73686172652f746f6b656e3a617070",
+    ),
     "mark of a hash": (
         Mark(4, 9).encode(),
         "010000000000000004000000000000000900000000000000",
@@ -160,6 +168,7 @@ PLACES = {
     "AUTH_KEY": "0061757468",
     "CONFIGURATION_KEY": "00636f6e66696775726174696f6e",
     "DUE_PREFIX": "006475652f",
+    "SHARE_PREFIX": "00746f6b656e2d73686172652f",
     "TOKEN_PREFIX": "00746f6b656e2f",
     "USER_PREFIX": "01",
 }

@@ -124,9 +124,6 @@ EVERY_KEY = pb.ScanRequest()
         ("Txn", pb.TxnRequest(success=[GET_CONFIG]), True),
         ("Txn", pb.TxnRequest(success=[GET_CONFIG], failure=[PUT_APP]), False),
         ("Txn", pb.TxnRequest(compare=[pb.Compare(key=b"app/a", exists=True)], success=[GET_CONFIG]), False),
-        ("ExecuteBatch", pb.ExecuteBatchRequest(operations=[GET_CONFIG] * 500), True),
-        ("ExecuteBatch", pb.ExecuteBatchRequest(operations=[*[GET_CONFIG] * 500, PUT_APP]), False),
-        ("ExecuteBatch", pb.ExecuteBatchRequest(operations=[pb.Operation()]), False),
         ("FindOutcome", pb.FindOutcomeRequest(key=b"jobs/a", idempotency_key="k"), True),
         ("FindOutcome", pb.FindOutcomeRequest(key=b"app/a", idempotency_key="k"), False),
         ("DeleteRange", pb.DeleteRangeRequest(start=b"jobs/", end=b"jobs0"), True),
@@ -151,6 +148,28 @@ async def test_a_client_may_do_what_its_token_allows_and_nothing_else(
     shard = Shard()
     token = shard.makes("app", "read:config/", "write:jobs/", "watch:news/")
     assert await shard.calls(shown(token), method, request_) is (None if allowed else DENIED)
+
+
+async def test_of_a_batch_each_operation_is_judged_by_itself() -> None:
+    """What is not allowed is left out, and the log has one line for all of it."""
+    shard = Shard()
+    token = shard.makes("app", "read:config/", "write:jobs/")
+    put_jobs = pb.Operation(put=pb.PutRequest(key=b"jobs/a"))
+    get_jobs = pb.Operation(get=pb.OperationGet(key=b"jobs/a"))
+
+    async def left_out(token: str, *asked: pb.Operation) -> frozenset[int]:
+        assert await shard.calls(shown(token), "ExecuteBatch", pb.ExecuteBatchRequest(operations=asked)) is None
+        return operations.forbidden.get()
+
+    # Each call has a task, and so variables, of its own.
+    many = [GET_CONFIG] * 500
+    assert await asyncio.create_task(left_out(token, *many)) == frozenset()
+    assert shard.lines == []
+    asked = (*many, PUT_APP, put_jobs, get_jobs, GET_CONFIG, pb.Operation())
+    assert await asyncio.create_task(left_out(token, *asked)) == {500, 502, 504}
+    (line,) = shard.lines
+    assert (line["principal"], line["outcome"], line["operations"]) == ("token:app", "forbidden", 3)
+    assert await asyncio.create_task(left_out(shard.makes("none"), GET_CONFIG, PUT_APP)) == {0, 1}
 
 
 ALL_GRANTS = ("read:*", "write:*", "watch:*", "metrics", "admin:members", "admin:backup", "admin:auth")
@@ -178,20 +197,30 @@ def message_of(method: str) -> Any:
 
 @pytest.mark.parametrize(("service", "method"), METHODS)
 async def test_every_method_asks_for_a_right(service: str, method: str) -> None:
-    """A stranger gets nothing, each right alone what it is enough for, and all of them everything but what is ours."""
+    """A stranger gets nothing, each right alone what it is enough for, and all of them everything but what is ours.
+
+    Of a batch, each operation is judged by itself: what is not allowed is as good as refused.
+    """
     shard, request = Shard(), message_of(method)
+
+    async def called(context: FakeContext) -> Any:
+        status = await shard.calls(context, method, request, service)
+        return DENIED if operations.forbidden.get() else status
+
+    async def calls(context: FakeContext) -> Any:
+        return await asyncio.create_task(called(context))  # With variables of its own, as gRPC's calls have.
+
     none, everything = shard.makes("none"), shard.makes("everything", *ALL_GRANTS)
-    assert await shard.calls(FakeContext(), method, request, service) is UNKNOWN
+    assert await calls(FakeContext()) is UNKNOWN
     needs = bool(RULES[service][method])
-    assert await shard.calls(shown(none), method, request, service) is (DENIED if needs else None)
+    assert await calls(shown(none)) is (DENIED if needs else None)
     ours = (service, method) in OURS_ALONE
-    assert await shard.calls(shown(everything), method, request, service) is (DENIED if ours else None)
+    assert await calls(shown(everything)) is (DENIED if ours else None)
     for number, grant in enumerate(ALL_GRANTS):
-        alone = await shard.calls(shown(shard.makes(f"only-{number}", grant)), method, request, service)
+        alone = await calls(shown(shard.makes(f"only-{number}", grant)))
         enough = all(Verb(grant.removesuffix(":*")) in part.verbs for part in wanted(service, method, request))
         assert alone is (None if enough else DENIED), grant
-    facade = FakeContext(name="dougdb-facade")
-    assert await shard.calls(facade, method, request, service) is None
+    assert await calls(FakeContext(name="dougdb-facade")) is None
 
 
 async def test_what_is_no_token_is_nobody() -> None:

@@ -13,8 +13,18 @@ from raft_node import entry as entries
 from raft_node.entry import EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.fetching import Fetching
-from raft_node.kv.keyspace import STATE_KEY, TOKEN_PREFIX, State, due_key, token_key, user_key
+from raft_node.kv.keyspace import (
+    DUE_PREFIX,
+    SHARE_PREFIX,
+    STATE_KEY,
+    TOKEN_PREFIX,
+    State,
+    due_key,
+    token_key,
+    user_key,
+)
 from raft_node.kv.operations import expiry, tokens
+from raft_node.kv.operations.shares import Share
 from raft_node.kv.operations.work import READ_BYTES_MAX, Limits, Outcome
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
@@ -26,11 +36,11 @@ LARGE = b"x" * ((1 << 20) - 200)
 class Shard:
     """A state machine with few bytes for tokens."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, count_max: int = 100_000) -> None:
         self.store = DictStore()
         self.machine = StateMachine.open(self.store)
         self.do(commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)))
-        limits = tokens.encode_limits(Limits(kept_us=1_000, bytes_max=bytes_max))
+        limits = tokens.encode_limits(Limits(1_000, count_max, bytes_max))
         self.do(commands.encode(Opcode.SET_LIMITS, b"", value=limits))
 
     def do(self, command: bytes, at_us: int = 0) -> Outcome:
@@ -41,6 +51,28 @@ class Shard:
     def put(self, key: bytes, value: bytes, ttl_ms: int = 0) -> None:
         self.do(commands.encode(Opcode.PUT, key, b"", value, ttl=ttl_ms))
 
+    def put_once(self, owner: str, number: int, at_us: int = 0) -> int:
+        """The status of a put with an idempotency key of a principal."""
+        command = once(Command(Opcode.PUT, b"k%d" % number, b"", b"v", 0), f"key-{number}", owner)
+        return self.do(command, at_us).status
+
+    def takes(self, owner: str, count: int) -> int:
+        """How many of so many puts with idempotency keys of a principal find room, one behind the other."""
+        statuses = [self.put_once(owner, number) for number in range(count)]
+        kept = statuses.count(Status.OK)
+        assert statuses == [Status.OK] * kept + [Status.TOKENS_FULL] * (count - kept)
+        return kept
+
+    def shares(self) -> dict[bytes, Share]:
+        """The shares that are in the store, by identity."""
+        held = [(key, data) for key, data in self.store.data.items() if key.startswith(SHARE_PREFIX)]
+        return {key.removeprefix(SHARE_PREFIX): Share.decode(data) for key, data in held if data is not None}
+
+    def expires(self) -> None:
+        """Removes all tokens that have expired."""
+        notes = [key for key, data in self.store.data.items() if key.startswith(DUE_PREFIX) and data is not None]
+        self.do(commands.encode(Opcode.EXPIRE, b"", value=expiry.encode_expire(notes)), at_us=2_000)
+
     def kept(self) -> int:
         """The bytes of all tokens that are in the store."""
         held = self.store.data.items()
@@ -50,8 +82,8 @@ class Shard:
         return [key for key, data in self.store.data.items() if key[:1] == b"\x01" and data is not None]
 
 
-def once(command: Command, key: str) -> bytes:
-    return commands.encode(*with_token(command, "", key))
+def once(command: Command, key: str, owner: str = "") -> bytes:
+    return commands.encode(*with_token(command, owner, key))
 
 
 def read_and_write(key: str) -> bytes:
@@ -185,6 +217,71 @@ def test_one_removal_of_what_has_expired_reads_a_bounded_number_of_bytes() -> No
         notes = notes[outcome.revision :]
         assert len(shard.user_keys()) == len(notes)
     assert len(seen) == 3
+
+
+def test_no_principal_takes_the_room_of_the_others() -> None:
+    """Each may have as many kept as are free: one alone half of all, those who come later half of what is left."""
+    shard = Shard(1 << 20, count_max=100)
+    assert shard.takes("token:greedy", 200) == 50
+    assert shard.takes("token:polite", 20) == 20, "who asks for less than its share gets it"
+    assert shard.takes("token:other", 100) == 15
+    assert shard.put_once("token:greedy", 200) == Status.TOKENS_FULL
+    assert shard.put_once("token:greedy", 0) == Status.OK, "a repetition needs no room"
+    assert shard.put_once("token:new", 0) == Status.OK
+    assert shard.takes("", 100) == 14, "who shows no proof has what is left"
+    assert shard.machine.tokens == 100
+    assert shard.put_once("token:last", 0) == Status.TOKENS_FULL
+
+
+def test_no_principal_takes_the_bytes_of_the_others() -> None:
+    shard = Shard(16 << 20)
+    shard.put(b"large", LARGE)
+    reading = Command(Opcode.TXN, b"large", b"", encode_txn(Txn((), (commands.encode(Opcode.GET, b"large"),), ())), 0)
+    statuses = [shard.do(once(reading, f"key-{number}", "token:greedy")).status for number in range(16)]
+    assert statuses == [Status.OK] * 9 + [Status.TOKENS_FULL] * 7, "the one with which it has half of all is the last"
+    assert [shard.do(once(reading, f"key-{number}", "token:polite")).status for number in range(3)] == [Status.OK] * 3
+    assert shard.machine.token_bytes == shard.kept() == sum(share.size for share in shard.shares().values())
+
+
+def test_shares_are_what_is_kept_and_go_with_it() -> None:
+    """After a restart too, and a token that takes the place of an expired one counts once."""
+    shard = Shard(1 << 20, count_max=100)
+    for number in range(7):
+        shard.put_once("token:ann", number)
+    shard.put_once("token:bob", 0)
+    shard.put_once("", 0)
+    shard.machine = StateMachine.open(shard.store)
+    shard.put_once("token:ann", 0, at_us=1_500)
+    shares = shard.shares()
+    assert {name: share.tokens for name, share in shares.items()} == {b"token:ann": 7, b"token:bob": 1}
+    assert shares[b"token:ann"].size > 7 * 40
+    shard.expires()
+    assert {name: share.tokens for name, share in shard.shares().items()} == {b"token:ann": 1}
+    assert (shard.machine.tokens, shard.machine.token_bytes) == (1, shard.shares()[b"token:ann"].size)
+
+
+def test_a_transaction_that_is_undone_takes_nothing_of_a_share() -> None:
+    shard = Shard(3 << 20)
+    shard.put(b"large", LARGE)
+    reading = Command(Opcode.TXN, b"large", b"", encode_txn(Txn((), (commands.encode(Opcode.GET, b"large"),), ())), 0)
+    assert [shard.do(once(reading, name, "token:a")).status for name in "xy"] == [Status.OK] * 2
+    before = shard.shares()
+    assert shard.do(once(reading, "z", "token:b")).status == Status.OK
+    assert shard.do(once(reading, "z", "token:c")).status == Status.TOKENS_FULL
+    assert shard.shares().keys() - before.keys() == {b"token:b"}
+
+
+def test_tokens_of_before_there_were_shares_are_in_none() -> None:
+    shard = Shard(1 << 20)
+    shard.put_once("token:ann", 0)
+    shard.store.data[SHARE_PREFIX + b"token:ann"] = None
+    shard.expires()
+    assert (shard.machine.tokens, shard.shares()) == (0, {})
+
+
+def test_a_share_that_is_none_is_damage() -> None:
+    with pytest.raises(CorruptionError, match="a share of 3 bytes"):
+        Share.decode(b"abc")
 
 
 def test_the_key_of_a_token_counts() -> None:

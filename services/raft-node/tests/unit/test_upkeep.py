@@ -10,7 +10,7 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
-from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX
+from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX, due_key, user_key
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
@@ -108,3 +108,16 @@ async def test_what_one_entry_did_not_get_to_is_removed_by_the_next_ones() -> No
     # Each round removes some 16 MiB.
     assert left == [40, 24, 8, 0]
     assert driver.left(DUE_PREFIX) == []
+
+
+def test_a_key_that_is_written_again_and_again_with_a_time_to_live_has_one_note() -> None:
+    """The notes of the expiries that were replaced would stay until their deadlines, where nobody sees them."""
+    driver = FakeDriver()
+    ttls_ms = [86_400_000, 86_400_000, 3_000, 60_000]
+    for second, ttl_ms in enumerate(25 * ttls_ms):
+        driver.time_us = second * 1_000_000
+        driver.put(b"a", ttl_ms)
+        driver.put(b"b", ttl_ms)
+        driver.commit()
+    last_us = driver.time_us + 1000 * ttls_ms[-1]
+    assert driver.left(DUE_PREFIX) == [due_key(last_us, user_key(key)) for key in (b"a", b"b")]

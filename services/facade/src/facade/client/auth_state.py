@@ -33,7 +33,7 @@ USE_BYTES = 16
 """The bytes by which a token may grow when the time of its last use is noted."""
 COPY_EVERY = 10
 """The number of rounds after which the copies of the other shards are checked again: their leaders judge by them only
-while they are told that there is nothing newer."""
+while they are told that there is nothing newer. A leader that is new is told in the next round."""
 COPY_AGE_S = 5.0
 """How long ago shard 0 may have been heard at most by a facade that speaks to the other shards of the document."""
 
@@ -53,7 +53,7 @@ class AuthState:
         self._directory = directory
         self._poll_s = poll_s
         self._heard_s: float | None = None
-        self._copied: dict[int, int] = {}
+        self._copied: dict[int, tuple[int, int, str]] = {}
         self._looks = 0
         self._not_understood = 0
         self.document: Document = EMPTY
@@ -121,12 +121,17 @@ class AuthState:
         behind = [
             shard
             for number, shard in self._directory.shards.items()
-            if number and self._copied.get(number) != self.revision and self.revision
+            if number and self.revision and self._copied.get(number) != self._newest(shard)
         ]
         if behind:
             await asyncio.gather(*(self._copy_to(shard) for shard in behind))
 
+    def _newest(self, shard: Shard) -> tuple[int, int, str]:
+        """The document, and the leader that has to be told that there is no newer one."""
+        return self.revision, shard.leader_term, "" if shard.leader is None else shard.leader.id
+
     async def _copy_to(self, shard: Shard) -> None:
+        told = self._newest(shard)
         revision, data = self.revision, self.document.encode()
         held = await call_leader(shard, lambda node: node.get_auth(revision, CALL_S))
         if held is None or isinstance(held, Refusal):
@@ -136,7 +141,7 @@ class AuthState:
             given = await call_leader(shard, lambda node: node.set_auth(request, CALL_S))
             if given is None or (isinstance(given, Refusal) and given.code != "CHANGED"):
                 return
-        self._copied[shard.id] = revision
+        self._copied[shard.id] = told
 
     # Changes.
 

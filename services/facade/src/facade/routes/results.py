@@ -31,7 +31,11 @@ _DECIDED: dict[int, tuple[str, int, str]] = {
     Status.NOT_A_NUMBER: ("not_a_number", 409, "The value is not a decimal integer of 64 bits."),
     Status.OVERFLOW: ("overflow", 409, "The sum does not fit into 64 bits."),
     Status.TOKEN_REUSED: ("idempotency_key_reused", 422, "Another request has used this idempotency key."),
-    Status.TOKENS_FULL: ("idempotency_full", 507, "The shard keeps as many idempotency keys as it may."),
+    Status.TOKENS_FULL: (
+        "idempotency_full",
+        507,
+        "The shard keeps as many idempotency keys as it may, or as many of this client's as are free.",
+    ),
     Status.TOKEN_EXPIRED: (
         "idempotency_expired",
         409,

@@ -23,6 +23,7 @@ from raft_node.kv import keyspace, partitions
 from raft_node.kv.changes import Removal, decode_removals, encode_removals
 from raft_node.kv.keyspace import State, StoredValue
 from raft_node.kv.operations import expiry, tokens
+from raft_node.kv.operations.shares import Share
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.operations.work import Limits
 from raft_node.kv.ownership import Ownership
@@ -226,6 +227,8 @@ def check_keyspace(data: bytes) -> None:
     with contextlib.suppress(CorruptionError):
         assert TokenRecord.decode(data).encode() == data
     with contextlib.suppress(CorruptionError):
+        assert Share.decode(data).encode() == data
+    with contextlib.suppress(CorruptionError):
         assert Ownership.decode(data).encode() == data
     with contextlib.suppress(ValueError):
         assert keyspace.due_key(*keyspace.split_due_key(data)) == data
@@ -254,6 +257,7 @@ def seeds_keyspace() -> Iterable[bytes]:
     yield Ownership(1, PartitionMap.first(3).of_shard(1)).encode()
     yield struct.pack("<QQQ", 1, 2, 3)
     yield TokenRecord(9, 8, ResultRecord(0, 0, 7, b"t", b"v", 5, b"br", True)).encode()
+    yield Share(5, 6 << 20).encode()
     yield tokens.encode_limits(Limits(5, 6, 7 << 20))
     notes = (keyspace.due_key(5, b"\x01key"), keyspace.due_key(6, keyspace.token_key(3, b"\0token")))
     yield from (*notes, expiry.encode_expire(notes))

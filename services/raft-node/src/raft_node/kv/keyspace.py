@@ -29,6 +29,8 @@ AUTH_KEY = b"\x00auth"
 """The document of users and rights (raft_node.kv.operations.access); absent before there is one."""
 TOKEN_PREFIX = b"\x00token/"
 """Before a slot, in two bytes, and a token's id: the outcome of the command with that token."""
+SHARE_PREFIX = b"\x00token-share/"
+"""Before an identity: how much is kept of its tokens (raft_node.kv.operations.shares)."""
 DUE_PREFIX = b"\x00due/"
 """Before a deadline, in eight bytes, and a key of this keyspace that may expire then: an index by time."""
 
@@ -115,6 +117,16 @@ def user_key(key: bytes) -> bytes:
 def token_key(slot: int, token_id: bytes) -> bytes:
     """The key under which the outcome of an idempotency token is kept."""
     return TOKEN_PREFIX + _SLOT.pack(slot) + token_id
+
+
+def id_of_token(key: bytes) -> bytes:
+    """The id of the token whose outcome is kept under a key that ``token_key`` has made."""
+    return key[len(TOKEN_PREFIX) + _SLOT.size :]
+
+
+def share_key(identity: bytes) -> bytes:
+    """The key under which it is kept how much an identity's tokens take."""
+    return SHARE_PREFIX + identity
 
 
 def due_key(deadline_us: int, key: bytes) -> bytes:

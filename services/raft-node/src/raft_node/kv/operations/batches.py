@@ -96,5 +96,5 @@ def keys_to_read(command: Command) -> list[bytes]:
             decoded = commands.decode(operation)
             keys += singles.keys_to_read(decoded)
             if decoded.token is not None:
-                keys.append(tokens.key_of(decoded, decoded.token))
+                keys += tokens.keys_to_read(decoded, decoded.token)
     return keys

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from doug_wire.command import Command, CommandError
 from doug_wire.pipe import Status
 from doug_wire.watch import ChangeKind
-from raft_node.kv.keyspace import TOKEN_PREFIX, USER_PREFIX, decode_value, split_due_key
-from raft_node.kv.operations import tokens
+from raft_node.kv.keyspace import TOKEN_PREFIX, USER_PREFIX, decode_value, id_of_token, split_due_key
+from raft_node.kv.operations import shares, tokens
 from raft_node.kv.operations.tokens import TokenRecord
 from raft_node.kv.operations.work import READ_BYTES_MAX, Outcome, Work
 
@@ -62,8 +62,10 @@ def decode_expire(value: bytes) -> list[bytes]:
 
 
 def keys_to_read(command: Command) -> list[bytes]:
-    """The keys that the notes are about."""
-    return [split_due_key(note)[1] for note in decode_expire(command.value)]
+    """The keys that the notes are about, and the shares of the tokens among them."""
+    keys = [split_due_key(note)[1] for note in decode_expire(command.value)]
+    found = dict.fromkeys(shares.key_of(id_of_token(key)) for key in keys if key.startswith(TOKEN_PREFIX))
+    return keys + [share for share in found if share]
 
 
 def expire(work: Work, command: Command) -> Outcome:
@@ -84,8 +86,10 @@ def expire(work: Work, command: Command) -> Outcome:
             if stored.expires_us == deadline_us and work.ownership.is_present(key[1:], stored.epoch):
                 work.remove(key[1:], ChangeKind.EXPIRE)
         elif data is not None and key.startswith(TOKEN_PREFIX) and TokenRecord.decode(data).deadline_us == deadline_us:
+            size = tokens.size_of(key, data)
             work.tokens -= 1
-            work.token_bytes -= tokens.size_of(key, data)
+            work.token_bytes -= size
+            shares.change(work, id_of_token(key), -1, -size)
             work.write(key, None)
         work.write(note, None)
     return Outcome(Status.OK, len(notes))

@@ -41,7 +41,7 @@ def keys_to_read(command: Command) -> list[bytes]:
     """
     keys = _KEYS[command.opcode](command)
     if command.token is not None:
-        keys.append(tokens.key_of(command, command.token))
+        keys += tokens.keys_to_read(command, command.token)
     return keys
 
 

@@ -9,7 +9,8 @@ Invariants:
    refused before has left no token, nor has one for another shard.
 3. A token is kept for ``Limits.kept_us`` of log time at least, with its whole outcome. ``Limits.count_max`` tokens and
    ``Limits.bytes_max`` bytes of them are never exceeded: a command whose outcome has no room is refused, before
-   anything is done or with all of it undone, and never are others forgotten for it.
+   anything is done or with all of it undone, and never are others forgotten for it. Nor does one principal take the
+   room of all (``raft_node.kv.operations.shares``).
 4. What is older than tokens are kept is refused when the client's key tells (a UUID of version 7, or what a facade
    makes of one for an operation of a batch), for nobody knows any more what became of it. Whoever lengthens the time
    brings back nothing that was forgotten: for keys from before, the shorter time counts on.
@@ -29,6 +30,7 @@ from doug_wire.pipe import PipeError, ResultRecord, Status
 from doug_wire.slots import slot_of
 from raft_node.errors import CorruptionError
 from raft_node.kv.keyspace import token_key
+from raft_node.kv.operations import shares
 from raft_node.kv.operations.work import Details, Limits, Outcome, Work
 
 _RECORD = struct.Struct("<BQQ")
@@ -87,6 +89,12 @@ def key_of(command: Command, token: Token) -> bytes:
     return token_key(slot_of(command.key), token.id)
 
 
+def keys_to_read(command: Command, token: Token) -> list[bytes]:
+    """The keys of the keyspace that are read for the token of a command."""
+    share = shares.key_of(token.id)
+    return [key_of(command, token), share] if share else [key_of(command, token)]
+
+
 def known(work: Work, command: Command, token: Token) -> Outcome | None:
     """The outcome that a command's token has already decided; None if the command is to be carried out.
 
@@ -103,7 +111,7 @@ def known(work: Work, command: Command, token: Token) -> Outcome | None:
     if _is_older_than_kept(token, work.clock_us, work.limits):
         return Outcome(Status.TOKEN_EXPIRED, 0)
     # An expired token that is still there is replaced by the new one.
-    if data is None and work.tokens >= work.limits.count_max:
+    if data is None and shares.is_used_up(work, token.id):
         return _FULL
     key = key_of(command, token)
     return None if _fits(work, key, data, _SMALL_BYTES) else _FULL
@@ -119,11 +127,10 @@ def keep(work: Work, command: Command, token: Token, outcome: Outcome) -> bool:
     before = work.read(key)
     if not _fits(work, key, before, len(record)):
         return False
-    if before is None:
-        work.tokens += 1
-    else:
-        work.token_bytes -= size_of(key, before)
-    work.token_bytes += size_of(key, record)
+    added, grown = int(before is None), size_of(key, record) - (0 if before is None else size_of(key, before))
+    work.tokens += added
+    work.token_bytes += grown
+    shares.change(work, token.id, added, grown)
     work.write(key, record)
     work.note_due(deadline_us, key)
     return True

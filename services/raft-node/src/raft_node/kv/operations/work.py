@@ -328,5 +328,9 @@ def failed(condition: Condition | None, current: StoredValue | None) -> Outcome 
 
 
 def reads_value(command: Command) -> bool:
-    """Whether a put or a delete must know the present value of its key."""
-    return command.condition is not None or command.ttl == KEEP
+    """Whether a put or a delete must know the present value of its key.
+
+    One with a time to live must, for it removes the note of the expiry that it replaces: a key that is written so again
+    and again would have a note for each of these writes until its deadline.
+    """
+    return command.condition is not None or command.ttl != 0

@@ -6,7 +6,8 @@ in slices; then part after part is an entry of its own, whose application takes 
 Invariants:
 1. A request that makes no sense changes nothing.
 2. Operations are carried out in the order of the request.
-3. A part that is refused behind others makes the outcome unknown: nobody can tell the caller which were carried out.
+3. What the caller may not do (``operations.forbidden``) is in no entry, and refused in its place in the answer.
+4. A part that is refused behind others makes the outcome unknown: nobody can tell the caller which were carried out.
 
 Source: docs/api.md, gRPC.
 """
@@ -14,7 +15,7 @@ Source: docs/api.md, gRPC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
@@ -39,8 +40,12 @@ _ANSWER_BYTES_MAX = 4 * RESULT_BYTES_MAX
 Submit = Callable[[Command], Awaitable[ResultRecord]]
 
 
-async def understand(request: pb.ExecuteBatchRequest) -> list[Command]:
+async def understand(request: pb.ExecuteBatchRequest, forbidden: Collection[int] = ()) -> list[Command]:
     """The batches that a call asks for, each for an entry of its own.
+
+    Args:
+        request: The call.
+        forbidden: The places of the operations that are left out.
 
     Raises:
         CommandError: An operation makes no sense.
@@ -53,7 +58,8 @@ async def understand(request: pb.ExecuteBatchRequest) -> list[Command]:
     for place, asked in enumerate(request.operations, 1):
         wanted = operations.operation(place - 1, asked)
         encoded = commands.encode(*wanted)
-        understood.append((wanted.key, encoded))
+        if place - 1 not in forbidden:
+            understood.append((wanted.key, encoded))
         size += len(encode_batch((encoded,))) - len(encode_batch(()))
         if size > PAYLOAD_BYTES_MAX:
             raise CommandError(f"the operations of a batch have more than {PAYLOAD_BYTES_MAX} bytes")
@@ -67,12 +73,15 @@ async def understand(request: pb.ExecuteBatchRequest) -> list[Command]:
     return parts
 
 
-async def carry_out(parts: Sequence[Command], submit: Submit) -> list[pb.OperationResult] | ResultRecord:
+async def carry_out(
+    parts: Sequence[Command], submit: Submit, forbidden: Collection[int] = ()
+) -> list[pb.OperationResult] | ResultRecord:
     """Carries batches out, one behind the other; returns the results of all operations, or one result that refuses all.
 
     Args:
         parts: The batches, as ``understand`` returns them.
         submit: Has a command decided.
+        forbidden: The places of the operations that were left out, and have refusals in the answer.
     """
     answers: list[pb.OperationResult] = []
     size = 0
@@ -85,7 +94,10 @@ async def carry_out(parts: Sequence[Command], submit: Submit) -> list[pb.Operati
             answers.append(operations.result_message(each))
             if place % SLICE == 0:
                 await asyncio.sleep(0)
-    return answers
+    if not forbidden:
+        return answers
+    told, refused = iter(answers), pb.OperationResult(status=pb.OPERATION_STATUS_FORBIDDEN)
+    return [refused if place in forbidden else next(told) for place in range(len(answers) + len(forbidden))]
 
 
 def _parts(understood: Sequence[tuple[bytes, bytes]]) -> Iterator[Command]:

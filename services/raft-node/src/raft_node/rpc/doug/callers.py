@@ -6,7 +6,8 @@ transport and no proof, and shows a token: it is judged here, by the rule that f
 
 1. Whoever cannot be told is refused, also on a connection without TLS.
 2. A method without a rule is served to nobody.
-3. A guest is served only if it may do every part of what a call asks for, and as long as it may.
+3. A guest is served only if it may do every part of what a call asks for, and as long as it may; of a batch it is
+   served the operations that it may do.
 4. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
 
 Source: docs/auth.md.
@@ -25,8 +26,8 @@ import grpc.aio
 from doug_stream.limits import Bucket
 from raft_node.errors import NotLeaderError, UnavailableError
 from raft_node.rpc.doug.guests import Guest, Guests
-from raft_node.rpc.doug.operations import identity
-from raft_node.rpc.doug.wanted import LASTING, RULES, Wanted, wanted
+from raft_node.rpc.doug.operations import forbidden, identity
+from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, Wanted, wanted
 from raft_node.rpc.raft.certificate_names import names_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -99,7 +100,11 @@ class Callers:
         except (NotLeaderError, UnavailableError) as error:
             await self._unsure(context, error)
         guest = await self._known(context, call, shown, found)
-        await self._judge(context, call, shown, guest, wanted(service, method, request))
+        parts = wanted(service, method, request)
+        if (service, method) in IN_PARTS:
+            forbidden.set(await self._judge_each(context, call, shown, guest, parts))
+        else:
+            await self._judge(context, call, shown, guest, parts)
         identity.set(guest.name)
         if (service, method) not in LASTING:
             return None
@@ -151,6 +156,20 @@ class Callers:
             if number % SLICE == 0:
                 await asyncio.sleep(0)
 
+    async def _judge_each(
+        self, context: Context, call: str, shown: Collection[str], guest: Guest, parts: Iterable[Wanted]
+    ) -> frozenset[int]:
+        """The places of the parts of a call that the guest may not do; the log has one line for all of them."""
+        refused = []
+        for place, part in enumerate(parts):
+            if not part.is_allowed(guest.rights):
+                refused.append(place)
+            if place % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+        if refused:
+            self._note(context, call, shown, "FORBIDDEN", guest.name, len(refused))
+        return frozenset(refused)
+
     async def _forbid(
         self, context: Context, call: str, shown: Collection[str], detail: str, principal: str = ""
     ) -> NoReturn:
@@ -166,7 +185,23 @@ class Callers:
         detail: str,
         principal: str = "",
     ) -> NoReturn:
-        """Refuses a call, and tells the log of it unless there are too many lines."""
+        """Refuses a call, and tells the log of it."""
+        self._note(context, call, shown, code, principal)
+        await context.abort(status, f"{code}: {detail}", (("doug-code", code),))
+
+    def _note(
+        self, context: Context, call: str, shown: Collection[str], code: str, principal: str, operations: int = 0
+    ) -> None:
+        """Tells the log who was refused what, unless there are too many lines.
+
+        Args:
+            context: The call.
+            call: The path of its method.
+            shown: The names in the caller's certificate.
+            code: Why it was refused.
+            principal: Whom it was refused; empty where nobody can tell.
+            operations: How many operations of a batch were refused, whose others were not; 0 if all of the call was.
+        """
         if self._lines.take(self._clock()):
             left_out, self._left_out = self._left_out, 0
             self._tell(
@@ -177,10 +212,10 @@ class Callers:
                 principal=principal,
                 method=call,
                 left_out=left_out,
+                **({"operations": operations} if operations else {}),
             )
         else:
             self._left_out += 1
-        await context.abort(status, f"{code}: {detail}", (("doug-code", code),))
 
 
 def _token_of(context: Context) -> str | None:

@@ -1,7 +1,8 @@
-"""The messages of Doug's plain calls as commands, and outcomes as messages. Pure functions, but for ``identity``.
+"""The messages of Doug's plain calls as commands, and outcomes as messages. Pure functions.
 
-It knows neither the replica nor gRPC's calls. What a command may hold is judged in one place for all ways in,
-``doug_wire.validity``; this module refuses only what a message can say and a command cannot.
+It knows neither the replica nor gRPC's calls; who asks, and which of it they may not do, is in variables of each call.
+What a command may hold is judged in one place for all ways in, ``doug_wire.validity``; this module refuses only what a
+message can say and a command cannot.
 
 Source: protos/doug/v1/doug.proto; docs/api.md, gRPC.
 """
@@ -27,6 +28,9 @@ from doug_wire.pipe import ResultRecord
 
 identity: ContextVar[str] = ContextVar("identity", default="")
 """The owner of the idempotency keys of the call that is being served; empty while clients need not say who they are."""
+
+forbidden: ContextVar[frozenset[int]] = ContextVar("forbidden", default=frozenset())
+"""The places of the operations of the batch that is being served which its caller may not do."""
 
 
 def get_command(request: pb.OperationGet) -> Command:

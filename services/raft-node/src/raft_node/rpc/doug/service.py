@@ -202,12 +202,13 @@ class DougService(doug_pb2_grpc.DougServicer):
     ) -> pb.ExecuteBatchResponse:
         """Carries out operations that have nothing to do with each other."""
         self._received["ExecuteBatch"].inc()
+        forbidden = operations.forbidden.get()
         try:
-            parts = await batch_execution.understand(request)
+            parts = await batch_execution.understand(request, forbidden)
         except CommandError as error:
             await self._refuse_form(str(error), context)
         replica = await self._admit(context)
-        done = await batch_execution.carry_out(parts, partial(self._submit, replica, context))
+        done = await batch_execution.carry_out(parts, partial(self._submit, replica, context), forbidden)
         if isinstance(done, ResultRecord):
             await self._refuse(replica, Status(done.status), context, done)
         return pb.ExecuteBatchResponse(results=done, receipt=replica.receipt())

@@ -56,6 +56,10 @@ OURS_ALONE = frozenset({(DOUG, "Pipe"), (ADMIN, "GetAuth"), (ADMIN, "SetAuth")})
 """The methods that only facades and nodes may call: packed records that a facade has judged, and the document by which
 everybody is judged, of which facades show clients no hash and let them make no part that makes no sense."""
 
+IN_PARTS = frozenset({(DOUG, "ExecuteBatch")})
+"""The methods whose parts have nothing to do with each other: those that are allowed are carried out, and the others
+refused in the answer."""
+
 LASTING = frozenset({(DOUG, "Scan"), (DOUG, "Watch"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
 """The methods that may take so long that rights are asked for again meanwhile."""
 
