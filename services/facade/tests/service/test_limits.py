@@ -108,9 +108,13 @@ async def test_a_client_has_so_many_scans_and_others_find_some(make_facade: Make
             assert int(refused.headers["retry-after"]) >= 1
             other = group.create_task(polite.get("/v1/kv"))
             await facade.until(lambda: len(leader.scans) == 4, "there is a place for another client")
-            assert (await polite.get("/v1/kv")).status_code == 503, "and then there is none for anybody"
+            refused = await polite.get("/v1/kv", headers={"accept": "application/x-ndjson"})
+            assert refused.status_code == 503, "and then there is none for anybody"
+            pages = [group.create_task(client.get("/v1/kv")) for client in (greedy, polite) for _ in range(20)]
+            waiting = facade.application._ranges._places._waiting
+            await facade.until(lambda: sum(map(len, waiting.values())) == 40, "pages wait")
             leader.silent = False
-        assert {each.result().status_code for each in (*first, other)} == {200}
+        assert {each.result().status_code for each in (*first, other, *pages)} == {200}, "pages wait for a place"
         assert (await greedy.get("/v1/kv")).status_code == 200, "places are given back"
     facade.application.front.look(1)
     assert facade.metrics.registry.get_sample_value("dougdb_facade_limited_total", {"reason": "places"}) == 1
