@@ -13,7 +13,7 @@ Source: docs/operations.md, Limits of clients.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from facade.client.access import peer, sender
@@ -29,6 +29,7 @@ class Places:
     Attributes:
         taken: The number of places that are taken.
         refused: How often a client or address was refused because it had too many.
+        on_refused: Called with the limit and the client or address that is refused.
     """
 
     def __init__(self, what: str, total: int, of_client: int = 0, of_address: int = 0) -> None:
@@ -49,6 +50,7 @@ class Places:
         self._addresses: dict[str, int] = {}
         self.taken = 0
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -67,6 +69,7 @@ class Places:
         ):
             if counts.get(name, 0) >= limit:
                 self.refused += 1
+                self.on_refused("places", name)
                 raise TooManyRequestsError(f"Too many {self._what} for you: {limit} at a time.")
         self.taken += 1
         _add(self._clients, client, 1)
@@ -86,6 +89,7 @@ class Bytes:
         held: How many bytes are held.
         held_max: How many bytes may be held.
         refused: How often a client was refused because it held too many.
+        on_refused: Called with the limit and the client that is refused.
     """
 
     def __init__(self, what: str, total: int, of_one: int) -> None:
@@ -102,6 +106,7 @@ class Bytes:
         self.held = 0
         self.held_max = max(total, of_one)
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     def take(self, client: str, size: int) -> None:
         """Counts bytes that a client holds until ``give_back``.
@@ -113,6 +118,7 @@ class Bytes:
         own = self._clients.get(client, 0)
         if own and own + size > self._of_client:
             self.refused += 1
+            self.on_refused("places", client)
             raise TooManyRequestsError(f"Too many {self._what} for you.")
         if self.held + size > self.held_max:
             raise NotAppliedError("overloaded", f"Too many {self._what}.")
