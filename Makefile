@@ -106,6 +106,7 @@ test-kind: chart-tools ## The same in a kind cluster, which is made and deleted;
 
 test-kube: setup ## The same in a real Kubernetes of one node, without Docker; skipped without Go and root; ARGS="-k name"
 	-@$(BIN)/python tools/helm_tools.py
+	-@$(BIN)/python -m tools.kubernetes extras
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
 
 test-fast: setup ## Unit and property tests only
@@ -223,10 +224,10 @@ bench-tools: setup ## Install what the benchmarks compare with; nothing else nee
 	@$(BIN)/python tools/bench_tools.py
 
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s
-	$(BIN)/python tools/helm_chart.py
+	$(BIN)/python -m tools.helm_chart
 
 chart-check: setup ## Check that these are what the chart gives
-	$(BIN)/python tools/helm_chart.py --check
+	$(BIN)/python -m tools.helm_chart --check
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
 	$(BIN)/python tools/helm_tools.py

@@ -55,7 +55,9 @@ def look(page: Any, pictures: Path, name: str) -> None:
             page.wait_for_timeout(SETTLED_MS // 2)
             for scheme in SCHEMES:
                 page.emulate_media(color_scheme=scheme)
-                page.screenshot(path=pictures / f"{name}-{width}-{scheme}.png", full_page=width < SIZES[-1][0])
+                # A dialog is in the middle of the screen, wherever the page behind it was scrolled to.
+                whole = width < SIZES[-1][0] and not page.locator("dialog[open]").count()
+                page.screenshot(path=pictures / f"{name}-{width}-{scheme}.png", full_page=whole)
     page.set_viewport_size(before)
 
 

@@ -17,6 +17,7 @@ from integration.browser.looking import SETTLED_MS, SIZES, VIEWS, look, serious,
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
+IMAGE = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="90"><circle cx="45" cy="45" r="40" /></svg>'
 ALL_OF_THESE = "select[aria-label='Do with all of these']"
 
 
@@ -27,7 +28,8 @@ def values(cluster: Cluster) -> None:
         ("doc/json", "application/json", b'{"a": [1, 2, {"b": null}], "c": "<b>text</b>"}'),
         ("doc/text", "text/plain", b"plain"),
         ("doc/bytes", "application/octet-stream", bytes(range(256))),
-        ("doc/image", "image/svg+xml", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'),
+        ("doc/control", "application/octet-stream", b"\0\1"),
+        ("doc/image", "image/svg+xml", IMAGE),
         ("<img src=x onerror=document.title=1>", "text/plain", b"a key that looks like markup"),
     ):
         put(cluster, key, body, content_type)
@@ -186,15 +188,26 @@ def test_values_are_shown_as_what_they_are(tab: Callable[..., Any], pictures: Pa
     opened = tab()
     page = opened.show("#/keys?key=doc%2Fjson")
     page.wait_for_selector(".json >> text='\"<b>text</b>\"'")
+    # What is deeper is closed first, and everything closes.
+    assert page.locator(".json-null").count() == 0
+    look(page, pictures, "value-json")
+    page.click(".json details details details summary")
+    page.wait_for_selector(".json-null")
+    look(page, pictures, "value-json-open")
+    page.click(".json summary >> nth=0")
+    page.wait_for_selector(".json-string", state="detached")
+    look(page, pictures, "value-json-closed")
     page.click("button:text-is('Hex')")
     page.wait_for_selector("pre >> text=00000000  7b 22 61 22")
     look(page, pictures, "value-hex")
     opened.show("#/keys?key=doc%2Fbytes").wait_for_selector("pre >> text=000000f0  f0 f1")
+    opened.show("#/keys?key=doc%2Fcontrol").wait_for_selector("pre >> text=00000000  00 01")
     image = opened.show("#/keys?key=doc%2Fimage").wait_for_selector("img.value")
     assert image.get_attribute("src").startswith("blob:")
     look(page, pictures, "value-image")
     page = opened.show("#/keys?consistency=eventual&key=doc%2Ftext")
     page.wait_for_selector("pre >> text=plain")
+    look(page, pictures, "value-text")
     assert re.search(r"eventual read, answered by shard-\d-\d", page.inner_text(".receipt"))
     page = opened.show("#/keys")
     page.wait_for_selector("text=<img src=x onerror")
@@ -211,6 +224,11 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     page.click("dialog button:text-is('Create')")
     page.wait_for_selector(".one pre >> text=one")
     assert get(cluster, "made/by%20hand") == (200, b"one")
+    page.click("button:text-is('New key')")
+    page.fill("dialog label:has-text('Key') input >> nth=0", "made/by hand")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector("dialog .trouble >> text=This key is there already. Nothing was changed.")
+    page.keyboard.press("Escape")
 
     page.click("button:text-is('Edit')")
     page.fill(".editor textarea", "two")
@@ -219,6 +237,7 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     page.wait_for_selector("text=Somebody else changed this key meanwhile.")
     look(page, pictures, "conflict")
     assert "theirs" in page.inner_text(".conflict")
+    assert page.locator("button:text-is('Save')").count() == 0, "there are two ways on, and no third"
     assert get(cluster, "made/by%20hand") == (200, b"theirs"), "nothing was saved"
     page.click("button:text-is('Save mine over it')")
     page.wait_for_selector(".one pre >> text=two")
@@ -232,11 +251,26 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     assert get(cluster, "made/by%20hand")[0] == 404
 
     page.wait_for_selector(".one pre >> text=two")
+    put(cluster, "made/there", b"there")
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "made/there")
+    page.click("dialog button:text-is('Rename')")
+    page.wait_for_selector("dialog .trouble >> text=/The new key (is there already|exists)/")
+    page.keyboard.press("Escape")
+    page.click("button:text-is('Delete')")
+    put(cluster, "made/renamed", b"three")
+    page.click("dialog button:text-is('Delete')")
+    page.wait_for_selector("dialog .trouble >> text=Somebody changed this key meanwhile. It was not deleted")
+    page.keyboard.press("Escape")
+    assert get(cluster, "made/renamed") == (200, b"three")
+    page.click("button:text-is('Read again')")
+    page.wait_for_selector(".one pre >> text=three")
     page.click("button:text-is('Delete')")
     page.click("dialog button:text-is('Delete')")
     page.wait_for_selector("text=Choose a key to see its value.")
     assert get(cluster, "made/renamed")[0] == 404
-    opened.check("412 /v1/kv/made%2Fby%20hand", "422 /v1/txn")
+    refused = ("by%20hand", "renamed", "there")
+    opened.check(*(f"412 /v1/kv/made%2F{name}" for name in refused), "422 /v1/txn")
 
 
 @pytest.mark.parametrize(
@@ -379,6 +413,7 @@ def test_changes_are_seen_as_they_happen(tab: Callable[..., Any], cluster: Clust
     put(cluster, "live/one", b"1")
     page.wait_for_selector(".changes >> text=live/one")
     page.wait_for_selector(".tree >> text=one")
+    look(page, pictures, "live-list")
     page.click(".tree >> text=one")
     page.wait_for_selector(".one pre >> text=1")
     put(cluster, "live/one", b"22")
@@ -404,9 +439,13 @@ def test_full_disks_are_seen_and_what_they_refuse_is_told(
     page = opened.show("")
     page.wait_for_selector(".badge >> text=disk full")
     page.wait_for_selector(".flag >> text=disk full")
+    page.wait_for_selector(".ailment >> text=The disk of shard-0-0 is full: writes are refused, reads go on.")
+    page.click(".ailment >> text=What to do")
+    page.wait_for_selector("h1:has-text('DougDBDiskLow')")
     tour(opened, pictures, "full-disk")
     page = opened.show("#/keys")
-    page.wait_for_selector("text=No key begins so.")
+    page.wait_for_selector("text=There are no keys yet.")
+    look(page, pictures, "no-keys")
     page.click("button:text-is('New key')")
     page.fill("dialog label:has-text('Key') input >> nth=0", "no/room")
     page.click("dialog button:text-is('Create')")

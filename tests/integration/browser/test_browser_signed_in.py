@@ -74,11 +74,15 @@ def test_one_signs_in_and_is_shown_what_one_may_do(
     page.wait_for_selector(".who >> text=token:reader")
     page.wait_for_selector(".no-rights >> text=does not have the right")
     look(page, pictures, "reader")
+    page.set_viewport_size({"width": 360, "height": 740})
+    tops = page.eval_on_selector_all(".top .row > *", "(all) => all.map((each) => each.getBoundingClientRect().bottom)")
+    assert max(tops) - min(tops) < 20, "who one is and the way out are one line"
+    page.set_viewport_size({"width": 1280, "height": 900})
     for view in ("#/timeline", "#/slots", "#/graphs", "#/shard/0"):
         page.goto(f"{guarded.url}/ui/{view}")
         page.wait_for_selector(".no-rights")
     page.goto(f"{guarded.url}/ui/#/keys")
-    page.wait_for_selector("text=/No key begins so|Load|kept/")
+    page.wait_for_selector("text=/There are no keys yet|Load|kept/")
     make = page.locator("button:has-text('New key')")
     page.wait_for_selector(".tools button:disabled")
     assert make.is_disabled()
@@ -197,8 +201,13 @@ def test_every_view_tells_whoever_has_no_rights_so(
     nobody = open_tab(strict)
     sign_in(nobody, new_token(strict, "nobody", "read:other/"))
     tour(nobody, pictures, "no-rights")
+    page = nobody.show("")
+    page.wait_for_selector(".no-rights >> text=token:nobody does not have the right")
     page = nobody.show("#/keys?key=doc%2Fjson")
     page.wait_for_selector(".one .trouble >> text=403 forbidden")
+    assert page.locator(".note").count() == 0, "it is told where it is missing, and not once more"
+    page.click(".readable >> text=other/")
+    page.wait_for_selector("text=No key begins so.")
     assert nobody.complaints == []
     assert {failure.split()[0] for failure in nobody.failures} <= {"401", "403"}
     # Whoever may look, and change nothing, sees everything; what they may not do is disabled, and says why.

@@ -74,6 +74,7 @@ def test_every_view_is_shown_while_a_node_is_down(
     opened = tab()
     page = opened.show("")
     page.wait_for_selector(".badge >> text=2 of 3 nodes")
+    page.wait_for_selector(".ailment >> text=/Reads and writes go on. No answer: shard-0-/")
     tour(opened, pictures, "node-down")
     page = opened.show("#/timeline")
     page.wait_for_selector("text=No answer, so that their events are missing")
@@ -190,6 +191,7 @@ def test_a_shard_without_a_quorum_is_seen(
     for name in ("shard-0-0", "shard-0-1"):
         stopped(name)
     page.wait_for_selector(".figures >> text=no quorum")
+    page.wait_for_selector(".ailment >> text=1 of 3 nodes answer, and 2 are needed")
     page = opened.show("#/keys")
     page.wait_for_selector(".trouble >> text=/503|504/")
     tour(opened, pictures, "no-quorum")

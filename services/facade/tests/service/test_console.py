@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from doug.v1 import admin_pb2
+from facade.client.operators import cluster_status
 from facade.console.assets import STATIC, load
+from facade.console.collector import LIVE_S
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -21,6 +23,17 @@ FIRST_VIEW_BYTES_MAX = 300_000
 
 async def look(facade: Any) -> None:
     await facade.application.console.collector.look()
+
+
+async def look_until(facade: Any, done: asyncio.Future[Any]) -> int:
+    """Looks until something was seen: whoever gets a state misses those that come meanwhile. Returns how often."""
+    looks = 0
+    async with asyncio.timeout(60):
+        while not done.done():
+            await look(facade)
+            looks += 1
+            await asyncio.wait([done], timeout=0.005)
+    return looks
 
 
 async def test_browsers_are_led_to_the_console_and_programs_are_not(make_facade: MakeFacade) -> None:
@@ -128,6 +141,13 @@ async def states_of(answer: httpx.Response, wanted: int) -> list[dict[str, Any]]
     return found
 
 
+@pytest.fixture
+def each_look_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer of the nodes is new enough to be used again, so that nobody has to wait until it is old."""
+    monkeypatch.setattr(cluster_status, "FRESH_S", 0.0)
+
+
+@pytest.mark.usefixtures("each_look_asks")
 async def test_the_stream_tells_what_is_new_and_ends_with_the_facade(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     await facade.use_sockets()
@@ -146,14 +166,15 @@ async def test_the_stream_tells_what_is_new_and_ends_with_the_facade(make_facade
         assert (await next_state())["shards"][0]["nodes"][0]["role"] == "leader"
         assert (collector.watchers, facade.metrics.inflight) == (1, 0)
         facade.cluster.shards[0].nodes[1].lead()
-        await asyncio.sleep(0.5)  # As old as an answer of the nodes may be.
-        await look(facade)
-        assert (await next_state())["shards"][0]["nodes"][1]["role"] == "leader"
+        newer = asyncio.create_task(next_state())
+        await look_until(facade, newer)
+        assert newer.result()["shards"][0]["nodes"][1]["role"] == "leader"
         collector.close()
         assert [line async for line in lines if line.startswith("data: ")] == []
     await facade.until(lambda: collector.watchers == 0, "nobody looks any more")
 
 
+@pytest.mark.usefixtures("each_look_asks")
 async def test_a_hundred_consoles_ask_the_nodes_as_often_as_one(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=2)
     await facade.use_sockets()
@@ -169,11 +190,11 @@ async def test_a_hundred_consoles_ask_the_nodes_as_often_as_one(make_facade: Mak
 
         streams = [asyncio.create_task(follow()) for _ in range(100)]
         await facade.until(lambda: collector.watchers == 100, "all look")
-        await asyncio.sleep(0.5)
-        await look(facade)
-        assert all(len(states) == 2 for states in await asyncio.gather(*streams))
+        told = asyncio.gather(*streams)
+        looks = await look_until(facade, told)
+        assert all(len(states) == 2 for states in told.result())
     # Whoever is slow is asked a few times more, by the facade itself.
-    assert before < node.statuses < before + 50
+    assert looks <= node.statuses - before < looks + 50
     await facade.until(lambda: collector.watchers == 0, "nobody looks any more")
 
 
@@ -182,9 +203,20 @@ async def test_it_asks_often_only_while_somebody_looks(make_facade: MakeFacade) 
     collector = facade.application.console.collector
     assert await collector.look() > 1
     collector.enter()
-    assert await collector.look() == 0.5
+    assert await collector.look() <= LIVE_S
     collector.leave()
     assert await collector.look() > 1
+
+
+async def test_a_node_that_does_not_answer_puts_the_next_look_not_off(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3)
+    collector = facade.application.console.collector
+    collector.enter()
+    facade.cluster.shards[0].nodes[2].silent = True
+    # A node is waited for as long as from one look to the next: a change is seen after one such time, not after two.
+    assert await collector.look() <= LIVE_S - 0.9 * cluster_status.STATUS_TIMEOUT_S
+    roles = [node["role"] for node in json.loads(collector.state)["shards"][0]["nodes"]]
+    assert roles == ["leader", "follower", "unreachable"]
 
 
 async def test_events_are_asked_for_once(make_facade: MakeFacade) -> None:

@@ -26,7 +26,8 @@ from facade.console.view import Views
 from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
 
-LIVE_S = 0.5
+LIVE_S = 0.51
+"""Seconds from look to look: a little more than what nodes told is used for again, so that each look asks them."""
 LIVE_BYTES = 256 << 10
 """The bytes of a state beyond which it is made less often, so that a large cluster costs no more to look at."""
 EVENTS_FRESH_S = 1.0
@@ -93,7 +94,11 @@ class Collector:
                 continue
 
     async def look(self) -> float:
-        """Looks once; returns the seconds until the next look, unless a browser comes before."""
+        """Looks once; returns the seconds until the next look, unless a browser comes before.
+
+        A look lasts as long as a node is waited for that does not answer: that does not put off the next one.
+        """
+        began_s = self._loop.time()
         statuses = await self._router.cluster.read()
         now_s = self._loop.time()
         shards = self._views.shards(statuses, now_s)
@@ -104,7 +109,7 @@ class Collector:
         self._tell()
         if not self.watchers:
             return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
-        return LIVE_S * max(1.0, len(self.state) / LIVE_BYTES)
+        return max(0.0, began_s + LIVE_S * max(1.0, len(self.state) / LIVE_BYTES) - self._loop.time())
 
     def close(self) -> None:
         """Ends all streams: this facade stops."""

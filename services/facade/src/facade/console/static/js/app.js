@@ -42,7 +42,7 @@ function ThemeButton() {
 
 /** @param {{live: Live}} properties */
 function Connection({ live }) {
-  const words = { connecting: "connecting", live: "live", lost: "connection lost", denied: isSignedIn() ? "cluster not shown" : "signed out" };
+  const words = { connecting: "connecting", live: "live", lost: "connection lost", denied: isSignedIn() ? "no rights" : "signed out" };
   return html`<span class="connection ${live.phase}" role="status"><span aria-hidden="true">●</span> ${words[live.phase]}</span>`;
 }
 
@@ -92,7 +92,7 @@ function Who({ onSignIn, denied }) {
   const { principal } = useRights();
   if (!isSignedIn()) return denied ? html`<button type="button" class="small" onClick=${onSignIn}>Sign in</button>` : null;
   const leave = () => signOut().catch((failed) => failed.status === 401 || note(explain(failed), "bad"));
-  return html`<span class="quiet who">${principal}</span><button type="button" class="small" onClick=${leave}>Sign out</button>`;
+  return html`<span class="quiet who" title=${principal}>${principal}</span><button type="button" class="small" onClick=${leave}>Sign out</button>`;
 }
 
 /** @param {{title: string, onSignIn: () => void}} properties What one may not see. */
@@ -101,7 +101,7 @@ function Denied({ title, onSignIn }) {
   if (!isSignedIn()) return html`<h1>${title}</h1><p class="booting">Sign in to see this. <button type="button" onClick=${onSignIn}>Sign in</button></p>`;
   return html`<h1>${title}</h1>
     <div class="trouble no-rights" role="alert">
-      <p>${principal || "Who is signed in"} does not have the right <b>metrics</b> or <b>admin:members</b>, one of which shows how the cluster is.</p>
+      <p>${principal || "Whoever is signed in"} does not have the right <b>metrics</b> or <b>admin:members</b>, one of which shows how the cluster is.</p>
       <p class="quiet">403 forbidden</p>
     </div>
     <p>The <a href=${link(["keys"])}>keys</a> are shown as far as you may read them.</p>`;
@@ -140,7 +140,8 @@ function App() {
     };
   }, []);
   useEffect(() => {
-    const end = onDenied((problem) => (problem.status === 401 ? setAsksToken(true) : note(problem.detail, "bad")));
+    // Whoever lacks a right is told where it is missing; whoever is nobody can be somebody.
+    const end = onDenied((problem) => problem.status === 401 && setAsksToken(true));
     return () => {
       end();
     };

@@ -17,10 +17,10 @@ export class Problem extends Error {
   }
 }
 
-/** @type {Set<(problem: Problem) => void>} */
+/** @type {Set<(problem: Problem) => unknown>} */
 const deniedListeners = new Set();
 
-/** @param {(problem: Problem) => void} listener Told of each request that was refused for want of rights. */
+/** @param {(problem: Problem) => unknown} listener Told of each request that was refused for want of rights. */
 export function onDenied(listener) {
   deniedListeners.add(listener);
   return () => deniedListeners.delete(listener);

@@ -5,14 +5,14 @@
 
 import { COLOURS_CHANGED } from "./colours.js";
 import { bytes, count } from "./format.js";
-import { html, useEffect, useRef } from "./preact.js";
+import { html, useEffect, useRef, useState } from "./preact.js";
+import { textScale } from "./width.js";
 
 /** @typedef {{label: string, values: (number | null)[]}} Series */
 
 const VENDOR = new URL("../../vendor/", import.meta.url);
 const COLOURS = ["#2f7fd1", "#d9822b", "#2c9a5b", "#b04fc4", "#c73e3e", "#149aa5", "#8a7a1e", "#7f6ad6"];
 /** Sizes in a page whose text is as large as on a usual screen; they grow with the text. */
-const TEXT = 15;
 const HEIGHT = 170;
 const LABELS = 12;
 /** From line to line of an axis: whole numbers where only these are shown, and powers of two for bytes. */
@@ -50,10 +50,23 @@ function labels(values, show) {
   return texts.map((text, at) => (text === texts[at - 1] ? "" : text));
 }
 
+/** However many samples there are, one between two that are not known is drawn. @param {any} plot @param {number} place @param {boolean} all */
+function alone(plot, place, all) {
+  const values = plot.data[place];
+  const known = (/** @type {number} */ at) => values[at] !== null && values[at] !== undefined;
+  return all ? null : values.flatMap((/** @type {unknown} */ _, /** @type {number} */ at) => (known(at) && !known(at - 1) && !known(at + 1) ? [at] : []));
+}
+
+/** While nobody points at a time, the legend tells the newest figures. @param {any} plot */
+function tellNewest(plot) {
+  if (plot && plot.cursor.idx === null && plot.data[0].length) plot.setLegend({ idx: plot.data[0].length - 1 }, false);
+}
+
 /** @param {{title: string, times: number[], series: Series[], show: (value: number) => string}} properties */
 export function Chart({ title, times, series, show }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const plot = useRef(/** @type {any} */ (null));
+  const [scale, setScale] = useState(textScale);
   const names = series.map((each) => each.label).join("\n");
   useEffect(() => {
     let ended = false;
@@ -64,13 +77,13 @@ export function Chart({ title, times, series, show }) {
       if (ended || element === null) return;
       // Asked at each drawing: whoever changes the colours of the page wants to read the axes all the same.
       const ink = () => getComputedStyle(element).color;
-      const scale = parseFloat(getComputedStyle(document.documentElement).fontSize) / TEXT;
       const font = `${LABELS * scale}px system-ui, sans-serif`;
       const line = { stroke: ink, font, grid: { stroke: "#8883" }, ticks: { stroke: "#8883" } };
       plot.current = new uPlot(
         {
           width: element.clientWidth,
           height: HEIGHT * scale,
+          hooks: { setCursor: [tellNewest] },
           scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
           axes: [
             { ...line, size: 42 * scale, space: 75 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(timeOf) },
@@ -83,7 +96,7 @@ export function Chart({ title, times, series, show }) {
               stroke: COLOURS[place % COLOURS.length],
               width: 1.5 * scale,
               // Filled: a sample between two that are not known is a point, and no line.
-              points: { size: 5 * scale, fill: COLOURS[place % COLOURS.length] },
+              points: { size: 5 * scale, fill: COLOURS[place % COLOURS.length], filter: alone },
               value: (/** @type {any} */ _, /** @type {number | null} */ value) => (value === null || value === undefined ? "–" : show(value)),
             })),
           ],
@@ -91,7 +104,11 @@ export function Chart({ title, times, series, show }) {
         [times, ...series.map((each) => each.values)],
         element,
       );
-      observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT * scale }));
+      tellNewest(plot.current);
+      observer = new ResizeObserver(() => {
+        if (textScale() !== scale) setScale(textScale());
+        else plot.current?.setSize({ width: element.clientWidth, height: HEIGHT * scale });
+      });
       observer.observe(element);
     });
     const drawAnew = () => plot.current?.redraw(false, true);
@@ -103,9 +120,10 @@ export function Chart({ title, times, series, show }) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [names]);
+  }, [names, scale]);
   useEffect(() => {
     plot.current?.setData([times, ...series.map((each) => each.values)]);
+    tellNewest(plot.current);
   }, [times, series]);
   const last = series.map((each) => `${each.label} ${show(each.values.at(-1) ?? 0)}`).join(", ");
   return html`<figure class="chart"><figcaption>${title}</figcaption><div ref=${box} role="img" aria-label=${`${title}; now: ${last}`}></div></figure>`;

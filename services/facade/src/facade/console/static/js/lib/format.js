@@ -60,6 +60,18 @@ export function duration(value) {
   return `${Math.floor(seconds / 86_400)} d ${Math.floor(seconds / 3600) % 24} h`;
 }
 
+/** @param {number} ms A whole span of time, such as `15 min`: what is zero is left out. */
+export function span(ms) {
+  return duration(ms).replace(/ 0 (s|min|h)$/, "");
+}
+
+/** @param {string} time When something ends, as the API tells it; in the time of whoever reads. */
+export function until(time) {
+  const end = new Date(time);
+  const left = end.getTime() - Date.now();
+  return left > 0 ? `in ${duration(left)}, at ${end.toLocaleString()}` : `at ${end.toLocaleString()}: read again`;
+}
+
 /** @param {number} us Microseconds since the epoch. */
 export function clock(us) {
   const date = new Date(us / 1000);

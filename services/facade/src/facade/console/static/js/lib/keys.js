@@ -15,6 +15,15 @@ export function keyOf(entry) {
   return entry.key64 === undefined ? { text: entry.key ?? "" } : { b64: entry.key64 };
 }
 
+/** @param {Uint8Array} data @returns {Key} */
+export function keyOfBytes(data) {
+  try {
+    return { text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data) };
+  } catch {
+    return { b64: urlSafe(data) };
+  }
+}
+
 /** @param {string | {prefix64: string}} prefix @returns {Key} */
 export function prefixOf(prefix) {
   return typeof prefix === "string" ? { text: prefix } : { b64: prefix.prefix64 };
@@ -25,6 +34,11 @@ export function toBase64(data) {
   let text = "";
   for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(at, at + 8192));
   return btoa(text);
+}
+
+/** @param {Uint8Array} data */
+function urlSafe(data) {
+  return toBase64(data).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 
 /** @param {string} text */
@@ -39,8 +53,7 @@ export function bytesOf(key) {
 
 /** @param {Key} key */
 export function base64url(key) {
-  if ("b64" in key) return key.b64;
-  return toBase64(UTF8.encode(key.text)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  return "b64" in key ? key.b64 : urlSafe(UTF8.encode(key.text));
 }
 
 /**
@@ -78,11 +91,7 @@ export function parameter(name, key) {
 export function keyFromLink(text) {
   const named = text.slice(4);
   if (!text.startsWith("b64:") || !/^[\w-]*$/.test(named) || named.length % 4 === 1) return textKey(text);
-  try {
-    return textKey(new TextDecoder("utf-8", { fatal: true }).decode(fromBase64(named)));
-  } catch {
-    return { b64: named };
-  }
+  return keyOfBytes(fromBase64(named));
 }
 
 /** @param {Key} key */

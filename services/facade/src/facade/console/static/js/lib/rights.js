@@ -4,8 +4,8 @@
  */
 
 import { onSession, read } from "./api.js";
-import { bytesOf, shown } from "./keys.js";
-import { useEffect, useState } from "./preact.js";
+import { bytesOf, keyOfBytes, shown } from "./keys.js";
+import { Listeners, useListeners } from "./listeners.js";
 
 /** @typedef {import("./keys.js").Key} Key */
 /** @typedef {{verb: string, prefix: Uint8Array}} Grant `prefix` is empty for the verbs that are about no keys. */
@@ -46,6 +46,11 @@ export class Rights {
     return may ? "" : `${this.principal} does not have the right ${verb}${key === undefined ? "" : ` for ${shown(key) || "all keys"}`}.`;
   }
 
+  /** @param {string} verb @returns {Key[]} The prefixes of keys with which this may be done. */
+  prefixes(verb) {
+    return this.grants.filter((grant) => grant.verb === verb).map((grant) => keyOfBytes(grant.prefix));
+  }
+
   /** @param {string[]} verbs One of them is enough. */
   lacksAll(verbs) {
     return verbs.every((verb) => this.lacks(verb)) ? `${this.principal} does not have the right ${verbs.join(" or ")}.` : "";
@@ -58,14 +63,13 @@ function startsWith(data, prefix) {
 }
 
 let rights = new Rights(null);
-/** @type {Set<() => void>} */
-const listeners = new Set();
+const listeners = new Listeners();
 let turn = 0;
 
 /** @param {Rights} next */
 function tell(next) {
   rights = next;
-  listeners.forEach((listener) => listener());
+  listeners.tell();
 }
 
 /** Asks anew what one may do. */
@@ -81,14 +85,7 @@ export async function loadRights() {
 }
 
 export function useRights() {
-  const [, draw] = useState(0);
-  useEffect(() => {
-    const listener = () => draw((before) => before + 1);
-    listeners.add(listener);
-    return () => {
-      listeners.delete(listener);
-    };
-  }, []);
+  useListeners(listeners);
   return rights;
 }
 

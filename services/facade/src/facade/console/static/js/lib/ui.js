@@ -4,6 +4,7 @@
  */
 
 import { isSignedIn, Problem, send } from "./api.js";
+import { Listeners, useListeners } from "./listeners.js";
 import { html, useEffect, useRef, useState } from "./preact.js";
 
 /** @typedef {{id: number, text: string, kind: "info" | "good" | "bad"}} Note */
@@ -11,33 +12,25 @@ import { html, useEffect, useRef, useState } from "./preact.js";
 let noteNumber = 0;
 /** @type {Note[]} */
 let notes = [];
-/** @type {Set<() => void>} */
-const noteListeners = new Set();
+const noteListeners = new Listeners();
 const NOTES_MAX = 4;
 
 /** @param {string} text @param {"info" | "good" | "bad"} [kind] */
 export function note(text, kind = "info") {
   const made = { id: ++noteNumber, text, kind };
   notes = [...notes, made].slice(-NOTES_MAX);
-  noteListeners.forEach((listener) => listener());
+  noteListeners.tell();
   setTimeout(() => dropNote(made.id), kind === "bad" ? 12_000 : 6000);
 }
 
 /** @param {number} id */
 function dropNote(id) {
   notes = notes.filter((each) => each.id !== id);
-  noteListeners.forEach((listener) => listener());
+  noteListeners.tell();
 }
 
 export function Notes() {
-  const [, draw] = useState(0);
-  useEffect(() => {
-    const listener = () => draw((before) => before + 1);
-    noteListeners.add(listener);
-    return () => {
-      noteListeners.delete(listener);
-    };
-  }, []);
+  useListeners(noteListeners);
   return html`<div class="notes" role="status" aria-live="polite">
     ${notes.map(
       (each) => html`<div key=${each.id} class="note ${each.kind}">
@@ -173,11 +166,11 @@ export function signOf(role) {
 }
 
 /**
- * A button that says why it cannot be pressed, if it cannot.
- * @param {{why?: string, onClick: () => void, children?: any, class?: string, pressed?: boolean}} properties
+ * A button that says what it does, or why it cannot be pressed, if it cannot.
+ * @param {{why?: string, title?: string, onClick: () => void, children?: any, class?: string, pressed?: boolean}} properties
  */
-export function Act({ why = "", onClick, children, class: name = "small", pressed }) {
-  return html`<button type="button" class=${name} disabled=${why !== ""} title=${why || undefined} aria-pressed=${pressed} onClick=${onClick}>${children}${why && html`<span class="hidden"> (not allowed: ${why})</span>`}</button>`;
+export function Act({ why = "", title, onClick, children, class: name = "small", pressed }) {
+  return html`<button type="button" class=${name} disabled=${why !== ""} title=${why || title} aria-pressed=${pressed} onClick=${onClick}>${children}${why && html`<span class="hidden"> (not allowed: ${why})</span>`}</button>`;
 }
 
 /**

@@ -30,15 +30,41 @@ export function commitOf(shard) {
   return Math.max(0, ...shard.nodes.map((node) => node.commit ?? 0));
 }
 
-/** @param {ShardState} shard */
+/** @param {NodeState} node */
+const isAway = (node) => node.role === "unreachable" || node.role === "waiting";
+
+/** @param {NodeState[]} nodes */
+const namesOf = (nodes) => nodes.map((node) => node.id).join(", ");
+
+/**
+ * How a shard is: in a word, what that means for those who use it, and the alert whose runbook says what to do.
+ * @param {ShardState} shard @returns {{kind: string, text: string, meaning?: string, alert?: string}}
+ */
 export function healthOf(shard) {
-  const up = shard.nodes.filter((node) => node.role !== "unreachable" && node.role !== "waiting").length;
-  const quorum = Math.floor(shard.nodes.filter((node) => node.role !== "learner").length / 2) + 1;
-  if (!leaderOf(shard)) return up < quorum ? { kind: "bad", text: "no quorum" } : { kind: "bad", text: "no leader" };
-  if (shard.nodes.some((node) => node.disk_low)) return { kind: "bad", text: "disk full" };
-  if (up < shard.nodes.length) return { kind: "warn", text: `${up} of ${shard.nodes.length} nodes` };
-  if (shard.nodes.some((node) => node.stalled)) return { kind: "warn", text: "stalled" };
+  const away = shard.nodes.filter(isAway);
+  const up = shard.nodes.length - away.length;
+  const voters = shard.nodes.filter((node) => node.role !== "learner").length;
+  const quorum = Math.floor(voters / 2) + 1;
+  if (!leaderOf(shard) && up < quorum) {
+    return { kind: "bad", text: "no quorum", alert: "DougDBNoLeader", meaning: `${up} of ${voters} nodes answer, and ${quorum} are needed: no write is taken, and only eventual reads are answered. No answer: ${namesOf(away)}.` };
+  }
+  if (!leaderOf(shard)) return { kind: "bad", text: "no leader", alert: "DougDBNoLeader", meaning: "Until one is elected no write is taken, and only eventual reads are answered." };
+  const full = shard.nodes.filter((node) => node.disk_low);
+  if (full.length) {
+    const refused = full.some((node) => node.role === "leader") ? "writes are refused, reads go on" : "it can hold no more, and does not lead";
+    return { kind: "bad", text: "disk full", alert: "DougDBDiskLow", meaning: `The disk of ${namesOf(full)} is full: ${refused}.` };
+  }
+  if (up < shard.nodes.length) return { kind: "warn", text: `${up} of ${shard.nodes.length} nodes`, alert: "DougDBMemberDown", meaning: `Reads and writes go on. No answer: ${namesOf(away)}.` };
+  const stalled = shard.nodes.filter((node) => node.stalled);
+  if (stalled.length) return { kind: "warn", text: "stalled", alert: "DougDBWriteStall", meaning: `Compaction cannot keep up with what is written at ${namesOf(stalled)}.` };
   return { kind: "good", text: "healthy" };
+}
+
+/** @param {{shard: ShardState}} properties What is wrong with a shard, and the way to what can be done. */
+export function Ailment({ shard }) {
+  const { kind, meaning, alert } = healthOf(shard);
+  if (!meaning || !alert) return null;
+  return html`<p class="ailment ${kind}">${meaning} <a class="nowrap" href=${link(["runbook", alert])}>What to do</a></p>`;
 }
 
 /** @param {ClusterState} state @param {number} shard */
@@ -157,6 +183,7 @@ function ShardCard({ shard, state }) {
   `;
   return html`<section class="card">
     <header><h2>${title}</h2><div class="facts">${facts}</div></header>
+    <${Ailment} shard=${shard} />
     <${NodeTable} shard=${shard} />
   </section>`;
 }

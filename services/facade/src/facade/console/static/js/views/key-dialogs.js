@@ -12,6 +12,19 @@ import { removeValue, writeValue } from "../lib/values.js";
 /** @typedef {import("../lib/keys.js").Key} Key */
 /** @typedef {import("../lib/values.js").Value} Value */
 
+/**
+ * Does something under a condition, and says in words what it means that it does not hold.
+ * @template T @param {string} detail @param {Promise<T>} done @returns {Promise<T>}
+ */
+async function unless(detail, done) {
+  try {
+    return await done;
+  } catch (failed) {
+    if (!(failed instanceof Problem) || failed.status !== 412) throw failed;
+    throw new Problem({ status: failed.status, code: failed.code, detail, outcome: failed.outcome });
+  }
+}
+
 /** @param {{prefix: string, onClose: () => void, onMade: (key: Key) => void}} properties */
 export function NewKey({ prefix, onClose, onMade }) {
   const [name, setName] = useState(prefix);
@@ -26,7 +39,8 @@ export function NewKey({ prefix, onClose, onMade }) {
     if (name === prefix) setName(prefix + chosen.name);
   };
   const make = async () => {
-    const revision = await writeValue(textKey(name), file ?? text, { contentType, ttl: ttl.trim(), create: true });
+    const made = writeValue(textKey(name), file ?? text, { contentType, ttl: ttl.trim(), create: true });
+    const revision = await unless("This key is there already. Nothing was changed.", made);
     note(`Made as revision ${revision}.`, "good");
     onMade(textKey(name));
   };
@@ -35,9 +49,9 @@ export function NewKey({ prefix, onClose, onMade }) {
     <label>Key <input class="mono" value=${name} onInput=${field(setName)} autocomplete="off" spellcheck=${false} /></label>
     <label>Value <textarea class="code" value=${text} disabled=${file !== null} onInput=${field(setText)} spellcheck=${false}></textarea></label>
     <label>Or a file <input type="file" onChange=${(/** @type {any} */ event) => choose(event.target.files[0])} /></label>
-    <div class="row">
+    <div class="row fields">
       <label class="grow">Content type <input value=${contentType} onInput=${field(setContentType)} spellcheck=${false} /></label>
-      <label class="grow">Expires in (30s, 10m; empty is never) <input value=${ttl} onInput=${field(setTtl)} autocomplete="off" /></label>
+      <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field(setTtl)} autocomplete="off" /></label>
     </div>
     <p class="quiet">If the key is there already, nothing is changed.</p>
   <//>`;
@@ -56,7 +70,8 @@ function lastsFor(value) {
 /** Writes a value to a key that is not there, with all that belongs to it. @param {Key} to @param {Value} value */
 function copy(to, value) {
   const { contentType, contentEncoding } = value;
-  return writeValue(to, new Blob([/** @type {BlobPart} */ (value.raw)]), { contentType, contentEncoding, create: true, ttl: lastsFor(value) });
+  const written = writeValue(to, new Blob([/** @type {BlobPart} */ (value.raw)]), { contentType, contentEncoding, create: true, ttl: lastsFor(value) });
+  return unless("The new key is there already. Nothing was changed.", written);
 }
 
 /**
@@ -87,7 +102,7 @@ export async function rename(from, to, value) {
     if (!(error instanceof Problem) || error.code !== "cross_shard") throw error;
   }
   await copy(to, value);
-  await removeValue(from, value.revision);
+  await unless("The new key is made. The old one was changed meanwhile, and is there too.", removeValue(from, value.revision));
   return "in two steps, since two shards own them";
 }
 
@@ -116,7 +131,7 @@ export function RenameKey({ name, value, onClose, onMoved }) {
 /** @param {{name: Key, value: Value, onClose: () => void, onGone: () => void}} properties */
 export function DeleteKey({ name, value, onClose, onGone }) {
   const remove = async () => {
-    await removeValue(name, value.revision);
+    await unless("Somebody changed this key meanwhile. It was not deleted: read it again.", removeValue(name, value.revision));
     note(`${shown(name)} is deleted.`, "good");
     onGone();
   };

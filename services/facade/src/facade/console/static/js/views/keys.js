@@ -130,15 +130,29 @@ function Level(properties) {
       return html`<li key=${`k${base64url(key)}`}>
         <button type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${() => onSelect(key)}>
           <span class="name">${lastPart(key, prefix)}</span>
-          <span class="quiet type">${row.entry.expires_at ? "⏱ " : ""}${row.entry.content_type.split(";")[0]}</span>
+          <span class="quiet type">${row.entry.expires_at ? "expires · " : ""}${row.entry.content_type.split(";")[0]}</span>
         </button>
       </li>`;
     })}
     ${error && html`<li><${Trouble} error=${error} onRetry=${again} /></li>`}
     ${busy && html`<li class="quiet pad">Loading…</li>`}
-    ${!busy && !error && rows.length === 0 && html`<li class="quiet pad">No key begins so.</li>`}
+    ${!busy && !error && rows.length === 0 && html`<li class="quiet pad">${empty(prefix, slot)}</li>`}
     ${!busy && more && html`<li><button type="button" class="small" onClick=${more}>Load ${PAGE} more behind these ${count(passed + rows.length)}</button></li>`}
   </ul>`;
+}
+
+/** @param {Key} prefix @param {string} slot Why nothing is listed. */
+function empty(prefix, slot) {
+  if (slot) return `Slot ${slot} has no keys.`;
+  return "text" in prefix && prefix.text === "" ? html`There are no keys yet. <i>New key</i> makes one, and <a href=${link(["try"])}>Try it</a> shows more.` : "No key begins so.";
+}
+
+/** @param {{rights: import("../lib/rights.js").Rights, prefix: Key}} properties What one may read, where that is not what is shown. */
+function Readable({ rights, prefix }) {
+  const prefixes = rights.lacks("read", prefix) ? rights.prefixes("read") : [];
+  if (prefixes.length === 0) return null;
+  return html`<p class="readable">You may read keys that begin with
+    ${prefixes.map((each, place) => html`${place ? ", " : " "}<a key=${base64url(each)} class="mono" href=${link(["keys"], { prefix: keyForLink(each) })}>${shown(each)}</a>`)}.</p>`;
 }
 
 /** @param {LevelProperties & {parent: Key}} properties */
@@ -220,7 +234,6 @@ export function KeysView({ place }) {
         </form>
         <div class="row tools">
           <${Crumbs} prefix=${"text" in prefix ? prefix.text : ""} delimiter=${delimiter} />
-          <span class="grow"></span>
           <${Act} why=${rights.lacks("write")} onClick=${() => setMakes(true)}>New key<//>
           <button type="button" class="small" onClick=${changed} title="Ask the servers again">Refresh</button>
           <label class="inline" title=${noWatch || undefined}><input type="checkbox" checked=${isLive} disabled=${noWatch !== "" && !isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
@@ -228,6 +241,7 @@ export function KeysView({ place }) {
         </div>
         ${slot && html`<p class="row only-slot"><span class="badge">only slot ${slot}</span> <button type="button" class="small" onClick=${() => to({ slot: "" })}>All slots</button> <a href=${link(["slots"])}>Slots</a></p>`}
         ${isLive && html`<${Changes} changes=${changes} error=${watchError} onSelect=${(/** @type {Key} */ key) => to({ key })} />`}
+        <${Readable} rights=${rights} prefix=${prefix} />
         <${Level} prefix=${prefix} delimiter=${delimiter} consistency=${consistency} turn=${turn} slot=${slot} selected=${selected}
           onSelect=${(/** @type {Key} */ key) => to({ key })} onPrefix=${(/** @type {Key} */ next) => to({ prefix: next, key: null })} />
       </section>

@@ -3,28 +3,52 @@
  * @module
  */
 
-import { ask, Problem, read } from "../lib/api.js";
+import { ask, Problem, quoted, read } from "../lib/api.js";
 import { count, isKnown, milliseconds, plural, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
-import { html, useEffect, useState } from "../lib/preact.js";
+import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { Act, Card, Command, Confirm, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
-import { commitOf, healthOf, leaderOf, NodeTable, slotsOf, termOf } from "./cluster.js";
+import { TEXT, useWidth } from "../lib/width.js";
+import { Ailment, commitOf, healthOf, leaderOf, NodeTable, slotsOf, termOf } from "./cluster.js";
 
 /** @typedef {import("../lib/live.js").ClusterState} ClusterState */
 /** @typedef {import("../lib/live.js").ShardState} ShardState */
 /** @typedef {import("../lib/live.js").NodeState} NodeState */
 
+/** The widest that a picture of a shard is, below which width its nodes are one below the other, and how large a node is. */
 const WIDTH = 760;
-const HEIGHT = 430;
-const CENTRE = { x: WIDTH / 2, y: HEIGHT / 2 + 4 };
+const NARROW = 560;
+const NODE = { width: 184, height: 66 };
+const MARGIN = 6;
 const RADIUS = { x: 255, y: 158 };
+/** The height of a line below the nodes. */
+const WORDS = 30;
+/** The width of a letter of a name at most. */
+const LETTER = 9.5;
 const MEMBERS_MS = 3000;
 
-/** @param {number} place @param {number} total */
-function position(place, total) {
-  const angle = (2 * Math.PI * place) / total - Math.PI / 2;
-  return { x: CENTRE.x + RADIUS.x * Math.cos(angle), y: CENTRE.y + RADIUS.y * Math.sin(angle) };
+/** @typedef {{x: number, y: number}} Point */
+
+/**
+ * Where the nodes are: around a circle. Where that is narrow, it is turned, so that no two nodes are at one height, and made
+ * as high as they need.
+ * @param {number} total @param {number} width @returns {{points: Point[], box: number, top: number, height: number}} `box` is the width of a node.
+ */
+function circle(total, width) {
+  const narrow = width < NARROW;
+  const first = narrow ? (total % 2 ? 0 : Math.PI / (2 * total)) : -Math.PI / 2;
+  const angles = Array.from({ length: total }, (_, place) => first + (2 * Math.PI * place) / total);
+  const heights = angles.map(Math.sin).sort((one, other) => one - other);
+  const gaps = heights.slice(1).map((each, place) => each - heights[place]);
+  const box = Math.min(NODE.width, 0.52 * width);
+  const radius = narrow ? { x: (width - box) / 2 - MARGIN, y: (NODE.height + MARGIN) / Math.min(1, ...gaps) } : RADIUS;
+  const points = angles.map((angle) => ({
+    x: width / 2 + (total > 1 ? radius.x * Math.cos(angle) : 0),
+    y: radius.y * Math.sin(angle),
+  }));
+  const top = Math.min(...points.map((point) => point.y)) - NODE.height / 2 - MARGIN;
+  return { points, box, top, height: Math.max(...points.map((point) => point.y)) + NODE.height / 2 + MARGIN - top };
 }
 
 /** @param {number | null | undefined} entries How long an entry is drawn to travel; null while none does. */
@@ -35,11 +59,16 @@ function travel(entries) {
 
 /** @param {{shard: ShardState}} properties The nodes on a circle; entries flow from the leader, votes to candidates. */
 function Ring({ shard }) {
+  const frame = useRef(/** @type {HTMLElement | null} */ (null));
+  const width = Math.min(WIDTH, useWidth(frame, WIDTH));
   const nodes = [...shard.nodes].sort((one, other) => one.id.localeCompare(other.id, "en", { numeric: true }));
   const leader = leaderOf(shard);
   const term = termOf(shard);
   const commit = commitOf(shard);
-  const at = new Map(nodes.map((node, place) => [node.id, position(place, nodes.length)]));
+  const { points, box, top, height } = circle(nodes.length, width);
+  // What is told of an election stands in the middle, if there is room.
+  const inside = width >= NARROW && nodes.length > 1;
+  const at = new Map(nodes.map((node, place) => [node.id, points[place]]));
   const from = leader && at.get(leader.id);
   const candidates = nodes.filter((node) => node.role.endsWith("candidate"));
   const votes = leader
@@ -49,17 +78,18 @@ function Ring({ shard }) {
         return candidate && candidate !== node ? [{ from: at.get(node.id), to: at.get(candidate.id), name: node.id }] : [];
       });
   const seconds = travel(leader?.commit_rate);
+  const elects = candidates.some((node) => node.role === "candidate") ? `election in term ${term}` : candidates.length ? `pre-votes for term ${term + 1}` : "no leader";
   const told = leader
     ? `${leader.id} leads in term ${term}; ${nodes.length - 1} others follow it or do not answer.`
     : candidates.length
       ? `${candidates.map((each) => each.id).join(", ")} ask for votes.`
       : "Nobody leads.";
-  return html`<svg class="ring" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label=${`Shard ${shard.id}: ${told}`}>
+  return html`<div ref=${frame}><svg class="ring" viewBox="0 ${top} ${width} ${height + (leader || inside ? 0 : WORDS)}" style=${{ maxWidth: `${width / TEXT}rem` }} role="img" aria-label=${`Shard ${shard.id}: ${told}`}>
     ${from &&
     nodes
       .filter((node) => node !== leader)
       .map((node) => {
-        const to = /** @type {{x: number, y: number}} */ (at.get(node.id));
+        const to = /** @type {Point} */ (at.get(node.id));
         const silent = node.role === "unreachable" || node.role === "waiting";
         return html`<g key=${`line-${node.id}`}>
           <line class=${silent ? "link silent" : "link"} x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />
@@ -70,21 +100,21 @@ function Ring({ shard }) {
       (vote) => html`<line key=${`vote-${vote.name}`} class="vote" x1=${vote.from?.x} y1=${vote.from?.y} x2=${vote.to?.x} y2=${vote.to?.y} />`,
     )}
     ${nodes.map((node) => {
-      const { x, y } = /** @type {{x: number, y: number}} */ (at.get(node.id));
+      const { x, y } = /** @type {Point} */ (at.get(node.id));
       const lag = commit - (node.applied ?? 0);
       const facts =
         node.role === "unreachable"
           ? "no answer"
           : `term ${count(node.term)} · ${lag > 0 ? `${count(lag)} behind` : `at ${count(node.applied)}`}`;
       return html`<g key=${node.id} class="node ${node.role}" transform=${`translate(${x}, ${y})`}>
-        <rect x="-92" y="-33" width="184" height="66" rx="10" />
-        <text class="name" y="-11">${signOf(node.role)} ${node.id}</text>
+        <rect x=${-box / 2} y=${-NODE.height / 2} width=${box} height=${NODE.height} rx="10" />
+        <text class="name" y="-11" textLength=${(node.id.length + 2) * LETTER > box ? box - 2 * MARGIN : undefined} lengthAdjust="spacingAndGlyphs">${signOf(node.role)} ${node.id}</text>
         <text y="7">${node.role}</text>
         <text class="small" y="24">${facts}</text>
       </g>`;
     })}
-    ${!leader && html`<text class="middle" x=${CENTRE.x} y=${CENTRE.y}>${candidates.length ? `election in term ${term}` : "no leader"}</text>`}
-  </svg>`;
+    ${!leader && html`<text class="middle" x=${width / 2} y=${inside ? 4 : top + height + WORDS - MARGIN}>${elects}</text>`}
+  </svg></div>`;
 }
 
 /** @typedef {{name: string, incarnation: string, role: string, leader: boolean, address: string | null,
@@ -134,6 +164,7 @@ function AddMember({ shard, onClose }) {
     <label>Name <input value=${name} onInput=${field(setName)} placeholder="shard-0-5" autocomplete="off" /></label>
     <label>Raft address <input value=${address} onInput=${field(setAddress)} placeholder="host:port" autocomplete="off" /></label>
     <label>Incarnation, for a node of no cluster yet (its log says it) <input value=${incarnation} onInput=${field(setIncarnation)} inputmode="numeric" autocomplete="off" /></label>
+    <${Command} text=${["dougctl members add", quoted(name || "NAME"), `--address ${quoted(address || "HOST:PORT")}`, `--shard ${shard}`].join(" ")} />
   <//>`;
 }
 
@@ -144,14 +175,15 @@ function MemberAction({ shard, member, what, onClose }) {
   const [incarnation, setIncarnation] = useState("");
   const path = `/v1/shards/${shard}/members/${encodeURIComponent(member.name)}`;
   const query = force ? "?force=true" : "";
-  const forced = html`<label class="inline"><input type="checkbox" checked=${force} onChange=${(/** @type {any} */ event) => setForce(event.target.checked)} /> also if the others cannot form a healthy quorum now</label>`;
+  const forced = html`<label class="inline"><input type="checkbox" checked=${force} onChange=${(/** @type {any} */ event) => setForce(event.target.checked)} /> also if the others cannot form a healthy quorum now: the shard may stop</label>`;
+  const line = (/** @type {string[]} */ ...options) => html`<${Command} text=${["dougctl members", what, member.name, `--shard ${shard}`, ...options, ...(force ? ["--force"] : [])].join(" ")} />`;
   if (what === "lead") {
     const move = async () => {
       const moved = await ask("POST", `/v1/shards/${shard}/leader`, { to: member.name });
       note(`${moved.leader} leads shard ${shard} in term ${moved.term}.`, "good");
     };
     return html`<${Confirm} title=${`Move leadership to ${member.name}?`} verb="Move leadership" onDo=${move} onClose=${onClose}>
-      <p>The leader hands over once ${member.name} has all entries. No request fails for it.</p>
+      <p>The leader hands over once <b class="nowrap">${member.name}</b> has all entries. No request fails for it.</p>
       <${Command} text=${`dougctl leader transfer --shard ${shard} --to ${member.name}`} />
     <//>`;
   }
@@ -161,8 +193,9 @@ function MemberAction({ shard, member, what, onClose }) {
       note(`${member.name} is no member of shard ${shard} any more.`, "good");
     };
     return html`<${Confirm} title=${`Remove ${member.name} from shard ${shard}?`} verb="Remove" danger typed=${member.name} onDo=${remove} onClose=${onClose}>
-      <p>It gets no entries and has no vote any more. Its data stays on its disks.</p>
+      <p>It gets no entries and has no vote any more. Its data stays on its disks.${member.leader ? " It leads now, and gives up once that is decided: the others elect one of them." : ""}</p>
       ${forced}
+      ${line()}
     <//>`;
   }
   const replace = async () => {
@@ -176,6 +209,7 @@ function MemberAction({ shard, member, what, onClose }) {
     <label>Raft address, if it is another one <input value=${address} onInput=${field(setAddress)} placeholder=${member.address ?? "host:port"} autocomplete="off" /></label>
     <label>Incarnation (its log says it) <input value=${incarnation} onInput=${field(setIncarnation)} inputmode="numeric" autocomplete="off" /></label>
     ${forced}
+    ${line(...(address ? [`--address ${quoted(address)}`] : []))}
   <//>`;
 }
 
@@ -242,9 +276,8 @@ export function ShardView({ state, place }) {
   ];
   return html`<h1><a href=${link(["cluster"])}>Cluster</a> / Shard ${shard.id}</h1>
     <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    <div class="halves">
-      <${Card} title="Now"><${Wide} label="The nodes around the leader"><${Ring} shard=${shard} /><//><//>
-    </div>
+    <${Ailment} shard=${shard} />
+    <${Card} title="Now"><${Ring} shard=${shard} /><//>
     <${Card} title="Nodes"><${NodeTable} shard=${shard} /><//>
     <${Members} shard=${shard} />`;
 }

@@ -7,7 +7,7 @@ import { ask, curl, read } from "../lib/api.js";
 import { count, rate } from "../lib/format.js";
 import { base64url, keyForLink, keyOf, shown, textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
-import { html, useEffect, useState } from "../lib/preact.js";
+import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { Card, Command, Trouble } from "../lib/ui.js";
 
 const SIDE = 32;
@@ -127,6 +127,7 @@ export function SlotsView({ state }) {
   const [by, setBy] = useState("owner");
   const [ago, setAgo] = useState(0);
   const [slot, setSlot] = useState(/** @type {number | null} */ (null));
+  const details = useRef(/** @type {HTMLElement | null} */ (null));
   const { found, error } = useRates(ago);
   const owners = ownersOf(state.map?.slots ?? []);
   const rates = found?.rates ?? null;
@@ -147,6 +148,8 @@ export function SlotsView({ state }) {
     const row = Math.floor(((event.clientY - box.top - (box.height - side) / 2) / side) * SIDE);
     if (column < 0 || column >= SIDE) return;
     setSlot(Math.min(SLOTS - 1, Math.max(0, row * SIDE + column)));
+    // On a narrow screen it is below the grid.
+    details.current?.scrollIntoView({ block: "nearest" });
   };
   const about = slot === null ? "none is chosen" : `slot ${slot}, shard ${owners[slot] ?? "none"}`;
   return html`<h1>Slots</h1>
@@ -168,9 +171,9 @@ export function SlotsView({ state }) {
             : html`<span><i style=${{ background: heatColour(0) }}></i> none</span><span><i style=${{ background: heatColour(0.3) }}></i></span><span><i style=${{ background: heatColour(0.65) }}></i></span><span><i style=${{ background: heatColour(1) }}></i> ${rate(most)} operations/s, through this facade</span>`}
         </div>
       <//>
-      <${Card} title="One slot">
+      <div ref=${details}><${Card} title="One slot">
         <${FindSlot} onFound=${setSlot} />
         ${slot === null ? html`<p class="quiet">Choose a slot in the grid, or look for the one of a key.</p>` : html`<${Chosen} slot=${slot} owner=${owners[slot]} rate=${rates === null ? null : rates[slot]} />`}
-      <//>
+      <//></div>
     </div>`;
 }

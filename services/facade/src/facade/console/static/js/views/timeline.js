@@ -4,27 +4,31 @@
  */
 
 import { read } from "../lib/api.js";
-import { clock, count, duration, plural } from "../lib/format.js";
+import { clock, count, plural, span as spanText } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
 import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
+import { useWidth } from "../lib/width.js";
 
 /** @typedef {{node: string, start_id: string, sequence: number, time_us: number, monotonic_us: number, term: number, name: string, details: Record<string, any>, count: number, last_time_us: number}} Event */
 /** @typedef {{shard?: number, shards?: (number | undefined)[], events: Event[], unreachable: string[], cut: boolean}} Events */
 
 const LOOK_MS = 2000;
 const ROW = 34;
-const LEFT = 110;
+/** The widest that the axis is drawn before it was measured, and the narrowest. */
 const WIDTH = 1200;
+const NARROWEST = 300;
+const LETTER = 7.5;
+const TICK = 110;
 const LISTED = 200;
 /** So many shards are shown together. */
 const TOGETHER = 8;
 const ALL = "all";
 /** So many events are drawn at a time. */
 const DRAWN = 1000;
-const SPANS = [
-  [60, "1 min"], [300, "5 min"], [900, "15 min"], [3600, "1 h"], [21_600, "6 h"], [86_400, "1 d"],
-];
+const SPANS = [60, 300, 900, 3600, 21_600, 86_400];
+/** The longest that is shown before somebody chooses. */
+const USUAL = 900;
 /** Kinds of events, each with a sign, so that colour is never all. */
 const KINDS = /** @type {Record<string, {title: string, sign: string, pattern: RegExp}>} */ ({
   leader: { title: "Leaders", sign: "★", pattern: /became_leader|follows|lost_leadership|resigned|lost_quorum|transfer|two_leaders/ },
@@ -82,36 +86,34 @@ function detailsOf(event) {
 /** @param {{events: Event[], nodes: string[], from: number, to: number, chosen: Event | null, onChoose: (event: Event) => void, onZoom: (from: number, to: number) => void}} properties */
 function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
   const height = ROW * nodes.length + 26;
-  const drawn = useRef(/** @type {SVGElement | null} */ (null));
-  useEffect(() => {
-    // Where the screen is narrow, one begins with what is new.
-    const box = drawn.current?.closest(".scroll");
-    if (box) box.scrollLeft = box.scrollWidth;
-  }, []);
-  const x = (/** @type {number} */ us) => LEFT + ((us - from) / (to - from)) * (WIDTH - LEFT - 15);
-  const ticks = Array.from({ length: 7 }, (_, place) => (place === 6 ? to : from + ((to - from) * place) / 6));
+  const frame = useRef(/** @type {HTMLElement | null} */ (null));
+  const width = Math.max(NARROWEST, useWidth(frame, WIDTH));
+  const left = Math.max(...nodes.map((node) => node.length), 8) * LETTER + 10;
+  const x = (/** @type {number} */ us) => left + ((us - from) / (to - from)) * (width - left - 15);
+  const steps = Math.max(1, Math.floor((width - left) / TICK));
+  const ticks = Array.from({ length: steps + 1 }, (_, place) => (place === steps ? to : from + ((to - from) * place) / steps));
   const wheel = (/** @type {WheelEvent} */ event) => {
     if (!event.ctrlKey && !event.shiftKey) return;
     event.preventDefault();
     const box = /** @type {SVGElement} */ (event.currentTarget).getBoundingClientRect();
-    const at = from + Math.max(0, Math.min(1, ((event.clientX - box.left) / box.width - LEFT / WIDTH) / (1 - LEFT / WIDTH))) * (to - from);
+    const at = from + Math.max(0, Math.min(1, (((event.clientX - box.left) / box.width) * width - left) / (width - left - 15))) * (to - from);
     const factor = event.deltaY > 0 ? 1.5 : 1 / 1.5;
     onZoom(at - (at - from) * factor, at + (to - at) * factor);
   };
-  return html`<svg ref=${drawn} class="axis" viewBox="0 0 ${WIDTH} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
+  return html`<div ref=${frame}><svg class="axis" viewBox="0 0 ${width} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
     ${ticks.map((tick) => html`<g key=${tick}><line class="tick" x1=${x(tick)} y1="0" x2=${x(tick)} y2=${height - 20} /><text class=${tick === to ? "time last" : "time"} x=${x(tick)} y=${height - 5}>${clock(tick).slice(0, to - from < 60e6 ? 12 : 8)}</text></g>`)}
-    ${nodes.map((node, row) => html`<g key=${node}><line class="lane" x1=${LEFT} x2=${WIDTH} y1=${row * ROW + ROW / 2} y2=${row * ROW + ROW / 2} /><text class="lane-name" x="0" y=${row * ROW + ROW / 2 + 5}>${node}</text></g>`)}
+    ${nodes.map((node, row) => html`<g key=${node}><line class="lane" x1=${left} x2=${width} y1=${row * ROW + ROW / 2} y2=${row * ROW + ROW / 2} /><text class="lane-name" x="0" y=${row * ROW + ROW / 2 + 5}>${node}</text></g>`)}
     ${events.map((event) => {
       const kind = kindOf(event.name);
       const y = nodes.indexOf(event.node) * ROW + ROW / 2;
       const same = chosen !== null && chosen.node === event.node && chosen.sequence === event.sequence && chosen.start_id === event.start_id;
       return html`<g key=${`${event.start_id}-${event.sequence}`} class="mark ${kind} ${same ? "chosen" : ""}" onClick=${() => onChoose(event)}>
-        ${event.count > 1 && html`<line x1=${x(event.time_us)} x2=${Math.min(WIDTH, x(event.last_time_us))} y1=${y} y2=${y} />`}
+        ${event.count > 1 && html`<line x1=${x(event.time_us)} x2=${Math.min(width, x(event.last_time_us))} y1=${y} y2=${y} />`}
         <text x=${x(event.time_us)} y=${y + 6}>${KINDS[kind].sign}</text>
         <title>${clock(event.time_us)} ${event.node} ${event.name} (term ${event.term}) ${detailsOf(event)}</title>
       </g>`;
     })}
-  </svg>`;
+  </svg></div>`;
 }
 
 /** @param {{event: Event, onClose: () => void}} properties */
@@ -134,11 +136,14 @@ export function TimelineView({ state, place }) {
   const shards = wanted === ALL ? ids.slice(0, TOGETHER) : [Number(wanted)];
   const named = wanted === ALL && ids.length > 1 ? "All shards" : `Shard ${shards[0] ?? 0}`;
   const { found, error } = useEvents(shards);
-  const [span, setSpan] = useState(900);
+  const [chosenSpan, setChosenSpan] = useState(0);
   const [window, setWindow] = useState(/** @type {{from: number, to: number} | null} */ (null));
   const [off, setOff] = useState(/** @type {string[]} */ ([]));
   const [text, setText] = useState("");
   const [chosen, setChosen] = useState(/** @type {Event | null} */ (null));
+  // A cluster that began just now is not shown as a point at the end of a long nothing.
+  const oldest = found?.events[0]?.time_us ?? state.time_us;
+  const span = chosenSpan || (SPANS.find((seconds) => seconds * 1e6 > state.time_us - oldest && seconds <= USUAL) ?? USUAL);
   const to = window?.to ?? state.time_us;
   const from = window?.from ?? to - span * 1e6;
   const nodes = state.shards.filter((each) => shards.includes(each.id)).flatMap((each) => each.nodes).map((node) => node.id).sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
@@ -153,18 +158,18 @@ export function TimelineView({ state, place }) {
       ${ids.length <= TOGETHER && html`<option value=${ALL}>all</option>`}
       ${ids.map((each) => html`<option key=${each} value=${String(each)}>${each}</option>`)}
     </select></label>
-    <label class="inline">Last <select value=${String(span)} onChange=${(/** @type {any} */ event) => { setSpan(Number(event.target.value)); setWindow(null); }}>
-      ${SPANS.map(([seconds, name]) => html`<option key=${seconds} value=${String(seconds)}>${name}</option>`)}
+    <label class="inline">Last <select value=${String(span)} onChange=${(/** @type {any} */ event) => { setChosenSpan(Number(event.target.value)); setWindow(null); }}>
+      ${SPANS.map((seconds) => html`<option key=${seconds} value=${String(seconds)}>${spanText(1000 * seconds)}</option>`)}
     </select></label>
-    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = (to - from) / 4; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom in">+</button>
-    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = to - from; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom out">−</button>
-    <button type="button" class="small" onClick=${() => setWindow({ from: from - (to - from) / 2, to: to - (to - from) / 2 })} aria-label="Earlier">‹</button>
-    <button type="button" class="small" onClick=${() => setWindow(window === null ? null : { from: from + (to - from) / 2, to: to + (to - from) / 2 })} aria-label="Later" disabled=${window === null}>›</button>
-    <button type="button" class="small" onClick=${() => setWindow(null)} disabled=${window === null}>Now</button>
+    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = (to - from) / 4; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom in" title="Zoom in">+</button>
+    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = to - from; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom out" title="Zoom out">−</button>
+    <button type="button" class="small" onClick=${() => setWindow({ from: from - (to - from) / 2, to: to - (to - from) / 2 })} aria-label="Earlier" title="Earlier">‹</button>
+    <button type="button" class="small" onClick=${() => setWindow(window === null ? null : { from: from + (to - from) / 2, to: to + (to - from) / 2 })} aria-label="Later" title="Later" disabled=${window === null}>›</button>
+    <button type="button" class="small" onClick=${() => setWindow(null)} disabled=${window === null} title="Go with the time again">Now</button>
     <button type="button" class="small" onClick=${() => save(new Blob([JSON.stringify({ ...found, events: seen }, null, 2)], { type: "application/json" }), `${wanted === ALL ? "all" : `shard-${shards[0]}`}-events.json`)} disabled=${!found}>Export as JSON</button>
   `;
   return html`<h1>Timeline</h1>
-    <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${duration((to - from) / 1000)}`} tools=${tools}>
+    <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${spanText((to - from) / 1000)}`} tools=${tools}>
       <${Trouble} error=${error} />
       ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their events are missing: ${found.unreachable.join(", ")}.</p>` : null}
       <div class="row filters">
@@ -172,7 +177,7 @@ export function TimelineView({ state, place }) {
         <label class="inline">Contains <input type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
       </div>
       ${seen.length > DRAWN && html`<p class="quiet">The axis shows the newest ${count(DRAWN)}: zoom in, or leave kinds out, to see the others.</p>`}
-      <${Wide} label="The axis of time"><${Axis} events=${seen.slice(-DRAWN)} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${(/** @type {number} */ first, /** @type {number} */ last) => setWindow({ from: first, to: last })} /><//>
+      <${Axis} events=${seen.slice(-DRAWN)} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${(/** @type {number} */ first, /** @type {number} */ last) => setWindow({ from: first, to: last })} />
     <//>
     ${chosen && html`<${Facts} event=${chosen} onClose=${() => setChosen(null)} />`}
     <${Card} title="Newest first">
@@ -183,7 +188,7 @@ export function TimelineView({ state, place }) {
             ${seen.slice(-LISTED).reverse().map((event) => html`<tr key=${`${event.start_id}-${event.sequence}`}>
               <td class="mono">${clock(event.time_us)}</td><td>${event.node}</td><td class="number">${event.term}</td>
               <td class="mark-label ${kindOf(event.name)}"><button type="button" class="plain" onClick=${() => setChosen(event)}>${KINDS[kindOf(event.name)].sign} ${event.name}${event.count > 1 ? ` × ${event.count}` : ""}</button></td>
-              <td class="mono">${detailsOf(event)}</td>
+              <td class="mono details">${detailsOf(event)}</td>
             </tr>`)}
           </tbody>
         </table>

@@ -67,7 +67,7 @@ const STEPS = [
     requests: [
       { label: "Take it for 15 s", method: "PUT", path: "/v1/kv/try/lock?ttl=15s", headers: { ...TEXT_TYPE, "if-none-match": "*" }, body: "me", note: "412 while somebody holds it." },
       { label: "Renew it", method: "POST", path: "/v1/kv/try/lock:touch?ttl=15s", headers: JSON_TYPE, note: "404 once it has expired." },
-      { label: "Release it", method: "DELETE", path: "/v1/kv/try/lock", note: "" },
+      { label: "Release it", method: "DELETE", path: "/v1/kv/try/lock", note: "In earnest, send the revision that you got as If-Match: else you may release what somebody else holds by now." },
     ],
   },
 ];
@@ -140,13 +140,13 @@ function WatchStep() {
   <//>`;
 }
 
-/** What can be done to a node: the wish, its button, and what is told once it is done. */
-const FAULTS = /** @type {[string, string, string][]} */ ([
-  ["kill", "Kill", "is killed, and will be started again in a second."],
-  ["pause", "Pause", "stands still for a minute, as a machine that hangs."],
-  ["cut", "Cut off", "is cut off from the other nodes for a minute; clients still reach it."],
-  ["slow", "Slow disk", "waits 0.4 s longer for its disk at each sync, for a minute."],
-  ["resume", "Go on", "goes on without faults."],
+/** What can be done to a node: the wish, its button, what is told once it is done, and before. */
+const FAULTS = /** @type {[string, string, string, string][]} */ ([
+  ["kill", "Kill", "is killed, and will be started again in a second.", "Kills its process; it is started again in a second"],
+  ["pause", "Pause", "stands still for a minute, as a machine that hangs.", "Has it stand still for a minute, as a machine that hangs"],
+  ["cut", "Cut off", "is cut off from the other nodes for a minute; clients still reach it.", "Cuts it off from the other nodes for a minute; clients still reach it"],
+  ["slow", "Slow disk", "waits 0.4 s longer for its disk at each sync, for a minute.", "Has each sync of its disk take 0.4 s longer, for a minute"],
+  ["resume", "Go on", "goes on without faults.", "Ends what was done to it"],
 ]);
 
 /**
@@ -155,11 +155,9 @@ const FAULTS = /** @type {[string, string, string][]} */ ([
  */
 function Faults({ shard }) {
   const [error, setError] = useState(/** @type {unknown} */ (null));
-  const [busy, setBusy] = useState(false);
   const why = useRights().lacks("admin:members");
   const leader = leaderOf(shard);
   const act = async (/** @type {string} */ node, /** @type {string} */ wish) => {
-    setBusy(true);
     setError(null);
     try {
       await ask("POST", "/v1/console/faults", { node, do: wish });
@@ -167,7 +165,6 @@ function Faults({ shard }) {
     } catch (failed) {
       setError(failed);
     }
-    setBusy(false);
   };
   return html`<div class="faults">
     <div class="row">
@@ -186,8 +183,8 @@ function Faults({ shard }) {
             <td class="number">${count(node.term)}</td>
             <td class="number">${milliseconds(heardOf(shard, node))}</td>
             <td class="number">${milliseconds(node.sync_ms)}</td>
-            <td><div class="row tight">${FAULTS.map(([wish, label]) => html`
-              <${Act} key=${wish} why=${why} onClick=${() => busy || act(node.id, wish)}>${label}<span class="hidden">: ${node.id}</span><//>`)}</div></td>
+            <td><div class="row tight">${FAULTS.map(([wish, label, , title]) => html`
+              <${Act} key=${wish} why=${why} title=${title} onClick=${() => act(node.id, wish)}>${label}<span class="hidden">: ${node.id}</span><//>`)}</div></td>
           </tr>`)}
         </tbody>
       </table>
@@ -210,7 +207,7 @@ export function TryView({ state }) {
         ${shard && state.facade.faults && html`
           <p>Cut the leader off: it gives up, because it hears no majority, and the others elect one of them. Read and write meanwhile, then let it go on: it follows, in the newer term. Two nodes of five can be cut off at once; with the third no write is acknowledged any more, and none is lost.</p>
           <${Faults} shard=${shard} />`}
-        ${leader && html`<${Command} text=${`kill -9 $(cat data/run/${leader.id}.pid)`} />`}
+        ${leader && state.facade.faults && html`<${Command} text=${`kill -9 $(cat data/run/${leader.id}.pid)`} />`}
         <p>Then see in the <a href=${link(["timeline"], { shard: String(shard?.id ?? 0) })}>timeline</a> what each node did and why: who asked for votes, who gave them, and who refused.</p>
       <//>
     </div>`;

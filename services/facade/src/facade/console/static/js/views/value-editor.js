@@ -86,9 +86,9 @@ export function ValueEditor({ name, value, onDone, onClose }) {
     ${readable === null
       ? html`<p class="quiet">This value is not text that can be edited here: choose a file to put in its place.</p>`
       : html`<label><span class="hidden">Value</span><textarea class="code" value=${text} disabled=${file !== null} spellcheck=${false} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label>`}
-    <div class="row">
+    <div class="row fields">
       <label class="grow">Content type <input value=${contentType} onInput=${(/** @type {any} */ event) => setContentType(event.target.value)} spellcheck=${false} /></label>
-      <label class="grow">Expires in (30s, 10m, 24h; keep; empty is never) <input value=${expiry} onInput=${(/** @type {any} */ event) => setExpiry(event.target.value)} autocomplete="off" /></label>
+      <label class="grow">Expires in <input value=${expiry} placeholder="never; or 30s, 10m, keep" onInput=${(/** @type {any} */ event) => setExpiry(event.target.value)} autocomplete="off" /></label>
       <label class="grow">Or a file <input type="file" onChange=${(/** @type {any} */ event) => setFile(event.target.files[0] ?? null)} /></label>
     </div>
     ${ends === "mixed" && !file && html`<p class="warn-text">Its lines end in more than one way; once you change it here, all end in LF.</p>`}
@@ -99,9 +99,9 @@ export function ValueEditor({ name, value, onDone, onClose }) {
       onMine=${() => { const { theirs } = conflict; setConflict(null); save(theirs ? { revision: theirs.revision } : { create: true }); }} />`}
     <div class="row end">
       ${isJson && !wrong && !file && text !== "" && html`<button type="button" onClick=${() => setText(pretty(text))}>Format</button>`}
-      <span class="grow quiet">Saved only if revision ${value.revision} is still there.</span>
+      ${conflict ? html`<span class="grow"></span>` : html`<span class="grow quiet">Saved only if revision ${value.revision} is still there.</span>`}
       <button type="button" onClick=${onClose}>Cancel</button>
-      <button type="submit" class="primary" disabled=${busy || (readable === null && !file)}>${busy ? "…" : "Save"}</button>
+      ${!conflict && html`<button type="submit" class="primary" disabled=${busy || (readable === null && !file)}>${busy ? "…" : "Save"}</button>`}
     </div>
   </form>`;
 }

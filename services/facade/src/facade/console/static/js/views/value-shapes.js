@@ -19,7 +19,8 @@ export function bestShape(value) {
   const type = value.contentType.split(";")[0].trim().toLowerCase();
   if (type.startsWith("image/")) return "image";
   const text = textOf(value.data);
-  if (text === null) return "hex";
+  // Bytes that happen to be UTF-8, and say nothing as text.
+  if (text === null || /[\u0000-\u0008\u000e-\u001a\u001c-\u001f]/.test(text)) return "hex";
   if (type.endsWith("json") && jsonOf(text) !== undefined) return "json";
   return "text";
 }
@@ -79,7 +80,7 @@ export function hexLines(data, end) {
 export function HexShape({ value }) {
   const [end, setEnd] = useState(HEX_STEP);
   if (value.data.length === 0) return html`<p class="quiet">The value is empty.</p>`;
-  return html`<pre class="value" tabindex="0">${hexLines(value.data, end)}</pre>
+  return html`<pre class="value hex" tabindex="0">${hexLines(value.data, end)}</pre>
     ${value.data.length > end && html`<button type="button" onClick=${() => setEnd(end * 4)}>Show more of ${bytes(value.data.length)}</button>`}`;
 }
 

@@ -4,7 +4,7 @@
  */
 
 import { curl, Problem } from "../lib/api.js";
-import { bytes, milliseconds } from "../lib/format.js";
+import { bytes, milliseconds, until } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
@@ -26,7 +26,7 @@ const SHAPES = /** @type {Record<string, {title: string, View: any}>} */ ({
 
 /** @param {{receipt: import("../lib/values.js").Receipt}} properties Who answered, and how new that is. */
 function Receipt({ receipt }) {
-  const stale = receipt.stale === null ? "" : `, at most ${milliseconds(Number(receipt.stale))} old`;
+  const stale = receipt.stale === null ? "" : Number(receipt.stale) === 0 ? ", up to date" : `, at most ${milliseconds(Number(receipt.stale))} old`;
   return html`<p class="quiet receipt">
     <b>${receipt.mode}</b> read, answered by <b>${receipt.node}</b> of shard ${receipt.shard} in term ${receipt.term} at
     index ${receipt.index}${stale}, in ${milliseconds(receipt.tookMs)}
@@ -93,6 +93,16 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
   <//>`;
 }
 
+/** @param {{time: string}} properties When something ends, told anew each second. */
+function Until({ time }) {
+  const [, draw] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => draw((before) => before + 1), 1000);
+    return () => clearInterval(timer);
+  }, []);
+  return until(time);
+}
+
 /** @param {{value: Value}} properties */
 function Facts({ value }) {
   const facts = [
@@ -100,7 +110,7 @@ function Facts({ value }) {
     ["Size", value.raw.length === value.data.length ? bytes(value.raw.length) : `${bytes(value.raw.length)}, unpacked ${bytes(value.data.length)}`],
     ["Content type", value.contentType],
     ...(value.contentEncoding ? [["Encoding", value.contentEncoding]] : []),
-    ["Expires", value.expiresAt ?? "never"],
+    ["Expires", value.expiresAt ? html`<${Until} time=${value.expiresAt} />` : "never"],
   ];
   return html`<dl class="inline-facts">${facts.map(([label, text]) => html`<div key=${label}><dt>${label}</dt><dd>${text}</dd></div>`)}</dl>`;
 }

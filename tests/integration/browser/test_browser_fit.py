@@ -1,0 +1,162 @@
+"""What fits: drawings, tables, values and forms on every screen, so that nothing that matters is cut off or hidden."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from bench.cluster import wait_for
+from integration.browser.conftest import Served, Tab
+from integration.browser.looking import SIZES
+from integration.browser.test_browser_large import node, state
+from integration.browser.test_browser_members import MEMBERS
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+
+BOXES = "(all) => all.map((each) => each.getBoundingClientRect()).map((box) => [box.x, box.right, box.y, box.bottom])"
+COLOURED = """() => {
+    const charts = [...document.querySelectorAll('.chart')];
+    const canvas = charts.find((each) => each.textContent.startsWith('From proposing')).querySelector('canvas');
+    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    let found = 0;
+    for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 128 && data[at + 2] > data[at] + 100) found++;
+    return found;
+}"""
+"""How many pixels of a graph have the colour of its first line."""
+
+
+VOTED = {"leader": "shard-0-0", "candidate": "shard-0-0", "pre-candidate": ""}
+"""Whom all have voted for, by what the first node is."""
+
+
+@pytest.fixture
+def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
+    """Opens tabs in which a shard has five nodes, with these roles."""
+
+    def open_one(*roles: str, **options: Any) -> Tab:
+        tab = open_tab(unguarded, **options)
+
+        def stream(route: Any) -> None:
+            told = json.loads(state())
+            nodes = [
+                {**node(0, number), "role": role, "term": 7, "voted_for": VOTED[roles[0]]}
+                for number, role in enumerate(roles)
+            ]
+            told["shards"] = [{"id": 0, "nodes": nodes}]
+            body = f"event: state\ndata: {json.dumps(told)}\n\n"
+            route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+        tab.page.route("**/v1/console/stream", stream)
+        tab.page.route("**/v1/shards/0/members", lambda route: route.fulfill(json=MEMBERS))
+        return tab
+
+    return open_one
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Whether two boxes have a point in common."""
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_nodes_around_a_leader_fit_every_screen(
+    five: Callable[..., Tab], width: int, height: int, nodes: int
+) -> None:
+    roles = ["leader", *["follower"] * (nodes - 2), "unreachable"]
+    tab = five(*roles, viewport={"width": width, "height": height})
+    page = tab.show("#/shard/0")
+    page.wait_for_selector(f".ring .node >> nth={nodes - 1}")
+    body = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
+    boxes = page.eval_on_selector_all(".ring .node rect", BOXES)
+    assert len(boxes) == nodes
+    assert all(0 <= left < right <= width for left, right, *_ in boxes), boxes
+    assert [pair for pair in itertools.combinations(boxes, 2) if overlap(*pair)] == []
+    texts = page.eval_on_selector_all(".ring .node text", BOXES)
+    assert all(0.75 * body < bottom - top < 1.6 * body for _, _, top, bottom in texts), (texts, body)
+    inside = zip(texts, [box for box in boxes for _ in range(3)], strict=True)
+    assert all(box[0] <= text[0] and text[1] <= box[1] for text, box in inside), "no text is wider than its box"
+    assert tab.complaints == []
+
+
+def test_a_shard_of_one_node_has_no_empty_space_for_five(five: Callable[..., Tab]) -> None:
+    page = five("leader").show("#/shard/0")
+    page.wait_for_selector(".ring .node")
+    assert page.locator(".ring .node").count() == 1
+    assert page.eval_on_selector(".ring", "(each) => each.getBoundingClientRect().height") < 150
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_votes_are_drawn_and_a_vote_before_the_vote_is_no_election(five: Callable[..., Tab], width: int) -> None:
+    for role, told in (("candidate", "election in term 7"), ("pre-candidate", "pre-votes for term 8")):
+        tab = five(role, *["follower"] * 4, viewport={"width": width, "height": 740})
+        page = tab.show("#/shard/0")
+        page.wait_for_selector(f".ring >> text={told}")
+        (words,) = page.eval_on_selector_all(".ring .middle", BOXES)
+        boxes = page.eval_on_selector_all(".ring .node rect", BOXES)
+        assert not any(overlap(words, box) for box in boxes), "it covers no node"
+        assert page.locator(".ring .vote").count() == (4 if role == "candidate" else 0)
+
+
+def test_whose_row_it_is_stays_in_sight_beside_the_buttons_at_its_end(five: Callable[..., Tab]) -> None:
+    page = five("leader", "follower", viewport={"width": 360, "height": 740}).show("#/shard/0")
+    page.locator("tr:has-text('shard-0-1') button:has-text('Remove')").scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('[aria-label=Members]').scrollLeft > 100")
+    (row,) = page.eval_on_selector_all("[aria-label=Members] tbody tr:nth-child(2) th", BOXES)
+    assert 0 <= row[0] < row[1] < 360
+
+
+def test_a_line_of_hex_is_a_line_on_a_narrow_screen(open_tab: Callable[..., Tab], unguarded: Served) -> None:
+    tab = open_tab(unguarded, viewport={"width": 360, "height": 740})
+    tab.page.route("**/v1/kv/bytes", lambda route: route.fulfill(body=bytes(range(256)), content_type="image/x"))
+    page = tab.show("#/keys?key=bytes")
+    page.click("button:text-is('Hex')")
+    page.wait_for_selector("pre >> text=000000f0")
+    height, line = page.eval_on_selector(
+        "pre.value", "(each) => [each.clientHeight, parseFloat(getComputedStyle(each).lineHeight)]"
+    )
+    assert height < 18 * line, "sixteen lines, and the space around them"
+
+
+def test_the_fields_of_a_form_are_as_wide_as_what_is_typed_into_them(
+    open_tab: Callable[..., Tab], unguarded: Served
+) -> None:
+    tab = open_tab(unguarded, viewport={"width": 360, "height": 740})
+    tab.page.route("**/v1/kv/text", lambda route: route.fulfill(body="text", content_type="text/plain"))
+    page = tab.show("#/keys?key=text")
+    page.click("button:text-is('Edit')")
+    page.wait_for_selector(".editor textarea")
+    fields = page.eval_on_selector_all(".editor .fields input", BOXES)
+    assert len(fields) == 3
+    assert all(right - left > 170 for left, right, *_ in fields), fields
+
+
+def test_figures_are_told_while_nobody_points_at_them_and_one_sample_alone_is_drawn(
+    open_tab: Callable[..., Tab], unguarded: Served
+) -> None:
+    tab = open_tab(unguarded)
+    now = int(time.time())
+    times = [now - 5 * ago for ago in range(700, 0, -1)]
+
+    def history(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        told["times"] = times
+        for figures in (told["facade"], *told["shards"].values()):
+            figures.update({name: [None] * len(times) for name in figures})
+        told["facade"]["requests"] = [12.0] * len(times)
+        told["shards"]["0"]["commit_ms"] = [None] * 350 + [40.0] + [None] * 349
+        route.fulfill(response=answer, json=told)
+
+    tab.page.route("**/v1/console/history?*", history)
+    page = tab.show("#/graphs")
+    page.wait_for_selector(".u-legend")
+    legend = page.locator(".chart:has-text('Requests of keys a second') .u-series")
+    wait_for(lambda: "12" in legend.nth(1).inner_text(), 60.0, "the newest figure is told")
+    assert ":" in legend.nth(0).inner_text().removeprefix("at:"), "and when it was"
+    wait_for(lambda: page.evaluate(COLOURED) > 0, 60.0, "a sample between two that are not known is drawn")
+    assert tab.complaints == []
