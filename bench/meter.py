@@ -8,7 +8,9 @@ Invariants:
 from __future__ import annotations
 
 import re
+import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +19,8 @@ import psutil
 
 from bench.http11 import Secure, fetch
 
+CPUCLOCK_SCHED = 2
+"""The kind of clock that counts what the scheduler has given a process (linux/posix-timers.h)."""
 SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?P<labels>\{[^}]*\})?\s+(?P<value>\S+)")
 
 
@@ -34,10 +38,26 @@ def cpu_s(processes: Iterable[psutil.Process]) -> float:
     for process in processes:
         try:
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
+            own_s = own_cpu_s(process.pid) if sys.platform == "linux" else times.user + times.system
+        except (psutil.NoSuchProcess, ProcessLookupError):
             continue
-        total += times.user + times.system + times.children_user + times.children_system
+        total += own_s + times.children_user + times.children_system
     return total
+
+
+def own_cpu_s(pid: int) -> float:
+    """The CPU seconds of a living process, all of its threads included, to the nanosecond.
+
+    ``/proc`` counts in hundredths of a second, which in a short run are some percent of the whole. The clock of a
+    process is numbered as clock_getcpuclockid(3) does on Linux.
+
+    Raises:
+        ProcessLookupError: There is no such process.
+    """
+    try:
+        return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
+    except OSError as error:
+        raise ProcessLookupError(f"no process {pid}") from error
 
 
 def waited_for_core_s(pid: int) -> float:

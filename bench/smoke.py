@@ -94,7 +94,7 @@ def measure(
     result = run_blocking(url or cluster.shared_url, workload, tags)
     spent_after, messages_after, terms_after = meter.cpu_s(), meter.messages(), meter.terms()
     answers = max(1, len(result.latencies_ns))
-    cpu_us = {group: round((spent_after[group] - spent[group]) * 1e6 / answers, 1) for group in spent}
+    cpu_us = {group: round((spent_after[group] - spent[group]) * 1e6 / answers, 2) for group in spent}
     cpu_us["load generator"] = round(result.cpu_us_per_operation, 1)
     figures = {
         "phase": name,

@@ -198,7 +198,8 @@ class Settings(BaseSettings):
     """How long a client may take nothing from a stream of entries; after that its connection is closed."""
 
     scans_max: int = Field(default=32, ge=1, le=1024)
-    """How many requests for ranges may run at the same time; further ones are refused with 503."""
+    """How many requests for ranges may run at the same time; further ones are refused with 503, a page after half of
+    ``request_timeout_ms``."""
 
     client_scans_max: int = Field(default=0, ge=0, le=1024)
     """How many requests for ranges one client may have at the same time; further ones are refused with 429. A client is

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 
 from doug_wire import command as commands
 from doug_wire.command import Condition
-from facade.app.plain import HEAD_BYTES_MAX, HEADS_MAX, KnownHeads, PlainHead, proof_of
+from facade.app.plain import HEAD_BYTES_MAX, HEADS_MAX, KnownHeads, LastHead, PlainHead, proof_of
 
+BOOTSTRAP = "b" * 40
 MakeFacade = Callable[..., Awaitable[Any]]
 
 GET = b"GET /v1/kv/%b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: u\r\n\r\n"
@@ -315,12 +318,12 @@ def test_where_heads_may_hold_tokens_no_token_is_kept() -> None:
     head = HEAD._replace(proof=proof_of(token))
     known = KnownHeads(secret=True)
     known.learn(data, head, 3)
-    assert known.find(data) == (head, b"/v1/kv/k", b"")
-    assert known.find(data.replace(b"secret", b"Secret")) is None
+    assert known.find(data, LastHead()) == (head, b"/v1/kv/k", b"")
+    assert known.find(data.replace(b"secret", b"Secret"), LastHead()) is None
     assert b"secret" not in repr(known._heads).encode()
     known.learn(data.replace(b"Authorization", b"X-Another"), head, 3)
     known.learn(data, HEAD, 3)
-    assert known.find(data) == (head, b"/v1/kv/k", b""), "what was read otherwise is not kept"
+    assert known.find(data, LastHead()) == (head, b"/v1/kv/k", b""), "what was read otherwise is not kept"
     assert len(known._heads) == 1
 
 
@@ -330,9 +333,12 @@ def test_a_request_that_is_found_differs_in_its_target_alone(put_in: bytes, at: 
     known = KnownHeads()
     whole = GET % b"some-key"
     known.learn(whole, HEAD, 2)
+    last = LastHead()
+    assert known.find(whole, last) == (HEAD, b"/v1/kv/some-key", b"")
     at = min(at, len(whole))
     data = whole[:at] + put_in + whole[at + taken_out :]
-    got = known.find(data)
+    got = known.find(data, last)
+    assert got == known.find(data, LastHead()), "what a connection remembers finds the same"
     if got is None:
         return
     head, target, body = got
@@ -343,6 +349,19 @@ def test_a_request_that_is_found_differs_in_its_target_alone(put_in: bytes, at: 
 VALUES = re.compile(rb'\r\n(?:If-Match: "([1-9][0-9]{0,18})"|Idempotency-Key: ([0-9A-Za-z._:/+-]+))(?=\r\n)')
 KEYED = CONDITIONAL % b'If-Match: "17"\r\nIdempotency-Key: abc'
 KEYED_HEAD = HEAD._replace(method=b"PUT", length=3, condition=commands.revision(17), idempotency_key="abc")
+
+
+def test_what_a_connection_remembers_is_of_one_method_and_length() -> None:
+    known, last = KnownHeads(), LastHead()
+    put = b"PUT" + (GET % b"k")[3:].replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\n") + b"abc"
+    head = HEAD._replace(method=b"PUT", length=3)
+    known.learn(put, head, 3)
+    for _ in range(2):
+        assert known.find(put, last) == (head, b"/v1/kv/k", b"abc")
+        assert known.find(b"DELETE" + put[3:], last) is None
+        assert known.find(put + b"d", last) is None
+        assert known.find(put[:-1], last) is None
+    assert last.head == head
 
 
 @given(
@@ -358,7 +377,7 @@ def test_a_head_that_is_found_differs_in_its_values_alone_and_has_its_own(
     known = KnownHeads()
     known.learn(KEYED, KEYED_HEAD, 4)
     data = KEYED[:at] + put_in + KEYED[at + taken_out :]
-    got = known.find(data)
+    got = known.find(data, LastHead())
     if got is None:
         return
     head, _, body = got
@@ -377,3 +396,67 @@ def test_a_head_whose_values_were_read_otherwise_is_not_kept(condition: Conditio
     known = KnownHeads()
     known.learn(KEYED, KEYED_HEAD._replace(condition=condition, idempotency_key=key), 4)
     assert not known._heads
+
+
+@pytest.fixture
+async def guarded(make_facade: MakeFacade, tmp_path: Path) -> Any:
+    """A facade where clients show tokens, with its audit log in ``audit.jsonl``."""
+    path = tmp_path / "bootstrap.token"
+    path.write_text(BOOTSTRAP)
+    return await make_facade(
+        nodes=1,
+        auth_mode="token",
+        auth_bootstrap_file=str(path),
+        auth_poll_ms=50,
+        audit_file=str(tmp_path / "audit.jsonl"),
+    )
+
+
+async def token_of(facade: Any, *allow: str) -> str:
+    made = {"name": "t", "allow": allow}
+    answer = await facade.http.post("/v1/auth/tokens", json=made, headers={"authorization": f"Bearer {BOOTSTRAP}"})
+    return str(answer.json()["token"])
+
+
+def shown(data: bytes, token: str, *others: bytes) -> bytes:
+    """A request that shows a token."""
+    lines = b"\r\n".join([b"Authorization: Bearer " + token.encode(), *others])
+    return data.replace(b"\r\n\r\n", b"\r\n%b\r\n\r\n" % lines, 1)
+
+
+@pytest.mark.parametrize("data", [GET % b"a/k", PUT % (b"a/k", b"abc")])
+async def test_who_has_not_the_right_is_told_so_the_same_on_each_way(guarded: Any, tmp_path: Path, data: bytes) -> None:
+    looks = found(guarded)
+    token = await token_of(guarded, "read:b/", "write:b/")
+    port = await guarded.listen()
+    one, other = await Connection.open(port), await Connection.open(port)
+    # The application finds out who sends the first; the parser reads the second's head; the third's is looked up; the
+    # fourth's is the last one of the connection.
+    answers = [await one.ask(shown(data, token)) for _ in range(4)]
+    answers.append(await other.ask(shown(data, token, b"X-Unknown: 1")))
+    assert looks == [False, True, True]
+    assert answers[0].startswith(b"HTTP/1.1 403")
+    assert b'"verb":"%b"' % (b"read" if data.startswith(b"GET") else b"write") in answers[0]
+    assert len({comparable(answer) for answer in answers}) == 1
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    refused = [line for line in lines if line["event"] == "refused"]
+    assert len({line.pop("request_id") for line in refused}) == len(refused) == 5
+    for line in refused:
+        del line["time"]
+        assert line == refused[0]
+    assert guarded.cluster.shards[0].nodes[0].batches == [], "no node was asked"
+    one.writer.close()
+    other.writer.close()
+
+
+async def test_a_connection_forgets_who_asks_when_the_token_is_revoked(guarded: Any) -> None:
+    looks = found(guarded)
+    token = await token_of(guarded, "read:*", "write:*")
+    one = await Connection.open(await guarded.listen())
+    for _ in range(4):
+        assert (await one.ask(shown(PUT % (b"k", b"abc"), token))).startswith(b"HTTP/1.1 200")
+    headers = {"authorization": f"Bearer {BOOTSTRAP}"}
+    assert (await guarded.http.delete("/v1/auth/tokens/t", headers=headers)).status_code == 200
+    assert (await one.ask(shown(PUT % (b"k", b"abc"), token))).startswith(b"HTTP/1.1 401")
+    assert looks == [False, True, True, False]
+    one.writer.close()

@@ -54,6 +54,114 @@ def test_an_address_has_a_number_of_its_own_and_whoever_is_refused_holds_nothing
     assert (places.taken, places._clients, places._addresses) == (0, {}, {})
 
 
+async def hold_soon(places: Places, client: str, order: list[str], gate: asyncio.Event, address: str = "") -> None:
+    sender.set(client)
+    peer.set(address)
+    async with places.one_soon(60):
+        order.append(client)
+        await gate.wait()
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_takes_a_moment_waits_and_clients_take_turns() -> None:
+    places, order, gate = Places("scans", 4), list[str](), asyncio.Event()
+    greedy = [asyncio.create_task(hold_soon(places, "a", order, gate)) for _ in range(10)]
+    await settled()
+    assert (order, places.taken) == (["a"] * 3, 3), "of one client no more go at a time than if they did not wait"
+    polite = [asyncio.create_task(hold_soon(places, client, order, gate)) for client in "bbc"]
+    await settled()
+    assert order == ["a", "a", "a", "b"]
+    with pytest.raises(NotAppliedError):
+        ask(places, "d")
+    gate.set()
+    await asyncio.gather(*greedy, *polite)
+    assert sorted(order) == ["a"] * 10 + ["b", "b", "c"]
+    assert (places.taken, places._clients, places._addresses, places._waiting, places.refused) == (0, {}, {}, {}, 0)
+
+
+async def test_the_first_of_each_client_comes_before_the_second_of_another() -> None:
+    places, order = Places("scans", 2, of_client=2), list[str]()
+    held = ask(places, "x"), ask(places, "x")
+    over = asyncio.Event()
+    over.set()
+    waiting = [asyncio.create_task(hold_soon(places, client, order, over)) for client in "aaabbc"]
+    await settled()
+    assert order == []
+    held[0].close()
+    await asyncio.gather(*waiting)
+    assert "".join(order) == "abcaba"
+    held[1].close()
+    assert (places.taken, places._waiting) == (0, {})
+
+
+async def test_who_waits_for_too_long_is_refused_as_who_does_not_wait() -> None:
+    places = Places("scans", 2, of_client=1)
+    held = ask(places, "a")
+    sender.set("a")
+    with pytest.raises(TooManyRequestsError):
+        async with places.one_soon(0.001):
+            raise AssertionError
+    held_too = ask(places, "b")
+    sender.set("c")
+    with pytest.raises(NotAppliedError) as full:
+        async with places.one_soon(0.001):
+            raise AssertionError
+    assert (full.value.status, places.refused, places._waiting) == (503, 1, {})
+    held.close()
+    held_too.close()
+    assert places.taken == 0
+
+
+@pytest.mark.parametrize("given_before", [False, True])
+async def test_who_leaves_while_waiting_holds_nothing(given_before: bool) -> None:
+    """Also who was given a place at the same moment: it goes to the next one."""
+    places, order, gate = Places("scans", 1), list[str](), asyncio.Event()
+    held = ask(places, "x")
+    leaving = asyncio.create_task(hold_soon(places, "a", order, gate))
+    staying = asyncio.create_task(hold_soon(places, "b", order, gate))
+    await settled()
+    if given_before:
+        held.close()
+        leaving.cancel()
+    else:
+        leaving.cancel()
+        held.close()
+    await settled()
+    assert (order, leaving.cancelled(), places.taken) == (["b"], True, 1)
+    gate.set()
+    await staying
+    assert (places.taken, places._clients, places._addresses, places._waiting) == (0, {}, {}, {})
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.sampled_from("wle")), max_size=60))
+async def test_whoever_may_have_a_place_does_not_wait(steps: list[tuple[str, str, str]]) -> None:
+    """Whatever waits, leaves and ends: no limit is exceeded, and no place is free that a waiting one may have."""
+    places, order = Places("scans", 4, of_client=2, of_address=3), list[str]()
+    tasks: list[tuple[asyncio.Task[None], asyncio.Event]] = []
+    for client, address, step in steps:
+        if step == "w":
+            gate = asyncio.Event()
+            tasks.append((asyncio.create_task(hold_soon(places, client, order, gate, address)), gate))
+        elif tasks and step == "l":
+            tasks.pop(0)[0].cancel()
+        elif tasks:
+            tasks.pop()[1].set()
+        await settled()
+        assert places.taken <= 4
+        assert all(count <= 2 for count in places._clients.values())
+        assert all(count <= 3 for count in places._addresses.values())
+        for waiting, queue in places._waiting.items():
+            assert places._refusal(waiting, queue[0].address) is not None
+    for _, gate in tasks:
+        gate.set()
+    await asyncio.gather(*(task for task, _ in tasks))
+    assert (places.taken, places._clients, places._addresses, places._waiting) == (0, {}, {}, {})
+
+
 async def test_a_queue_lets_others_in_before_the_rest_of_one_client() -> None:
     queue, order, gate = Queue(4), list[str](), asyncio.Event()
 

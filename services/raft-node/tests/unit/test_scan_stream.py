@@ -15,10 +15,12 @@ import pytest
 
 from doug.v1 import doug_pb2 as pb
 from doug.v1 import doug_pb2_grpc
+from doug_wire.partition_map import SlotRange
 from doug_wire.scan import PAGE_BYTES_MAX, PREFIX, ScanRecord, decode_page
 from doug_wire.slots import SLOTS, slot_of
 from raft_node.errors import CorruptionError, FatalError, OverloadedError
 from raft_node.kv.keyspace import StoredValue, encode_value, user_key
+from raft_node.kv.ownership import Ownership
 from raft_node.kv.scan import Scan, ScanOptions
 from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
@@ -48,9 +50,9 @@ class Rig:
         self.engine = Engine.open(self.fs, D, EngineOptions(block_bytes=200), "s")
         self.failures: list[FatalError] = []
         self.reader = Reader(self.engine, self.failures.append, lambda: Visibility(0, self.machine.epochs), limits)
-        self.machine = SimpleNamespace(
-            created=True, epochs=[0 if slot == slot_of(FOREIGN) else 3 for slot in range(SLOTS)], clock_us=0, revision=0
-        )
+        lost = slot_of(FOREIGN)
+        owned = Ownership(3, [SlotRange(0, lost - 1, 0, 3), SlotRange(lost + 1, SLOTS - 1, 0, 3)])
+        self.machine = SimpleNamespace(created=True, ownership=owned, epochs=owned.epochs, clock_us=0, revision=0)
         self.confirms = True
         self.forwarded: list[bool] = []
         driver: Any = SimpleNamespace(machine=self.machine, read=self._read, applied_index=7, proven_s=98.0)

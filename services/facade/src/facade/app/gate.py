@@ -235,7 +235,7 @@ class Gate:
         # Dropping remembered callers ends no session: the browser keeps it.
         if len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
-        self._remembered[_key(b"\0session " + facts.id.encode(), NONE)] = Caller(access, audit=self.audit.refused)
+        self._remembered[_key(b"\0session " + facts.id.encode(), NONE)] = Caller(access)
         access.used = True
         return access
 
@@ -256,7 +256,7 @@ class Gate:
         access = self._access(name, proof)
         if len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
-        self._remembered[_key(authorization, certificate)] = Caller(access, audit=self.audit.refused)
+        self._remembered[_key(authorization, certificate)] = Caller(access)
         access.used = True
         return access
 

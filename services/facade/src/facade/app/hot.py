@@ -9,7 +9,8 @@ a request that breaks one to them.
 
 Must not know sockets or the order of requests: ``app.protocol`` does. Invariants: (1) a request that is taken is
 answered as the application would answer it, header for header; (2) no request is taken that asks for another option, is
-refused before its operation, or needs an answer other than the plain one to be allowed.
+refused before its operation, or needs an answer other than the plain one to be allowed; (3) whether the sender has the
+right to an operation is looked at by the router alone, as for every other request.
 
 Source: DESIGN 3; performance.md, rule 3 and "Second round"; measured in docs/performance.md.
 """
@@ -23,7 +24,7 @@ from time import perf_counter
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from doug_wire.auth.grants import Verb, authorize
+from doug_wire.auth.grants import Verb
 from doug_wire.command import CONTENT_TYPE_BYTES_MAX, Opcode
 from doug_wire.pipe import ResultRecord, Status
 from doug_wire.validity import is_printable
@@ -31,15 +32,23 @@ from facade.app.certificates import NONE, Certificate
 from facade.app.front import Front, too_much_unread
 from facade.app.gate import Gate
 from facade.app.outgoing import HIGH_WATER_BYTES
-from facade.app.plain import KnownHeads, PlainHead, has_once, proof_of
+from facade.app.plain import KnownHeads, LastHead, PlainHead, has_once, proof_of
 from facade.client.access import Caller
-from facade.client.metrics import Metrics
+from facade.client.metrics import KEY_ROUTE, Metrics
 from facade.client.modes import BOUNDED, LEADER_KINDS, LINEARIZABLE, READ_MODES, ReadMode
 from facade.client.operation import Operation
 from facade.client.receipts import SESSION, Receipt, of_operation
 from facade.client.router import Router
 from facade.client.sessions import Session
-from facade.errors import BadRequestError, DecidedError, NotAppliedError, ProblemError, UnexpectedError
+from facade.errors import (
+    BadRequestError,
+    DecidedError,
+    ForbiddenError,
+    NotAppliedError,
+    ProblemError,
+    UnauthenticatedError,
+    UnexpectedError,
+)
 from facade.routes import problem
 from facade.routes.conditions import write_condition
 from facade.routes.durations import ttl_ms
@@ -172,20 +181,29 @@ class HotLane:
         if method not in _METHODS or not target.startswith(_KEYS) or not target.isascii():
             return None
         head = self._head(method, headers, keep_alive=keep_alive)
-        request = None if head is None else self._request(head, target, certificate)
+        request = None if head is None else self._request(head, target, self._caller(head, certificate))
         return None if head is None or request is None else (request, head)
 
     def learn(self, data: bytes, head: PlainHead, headers: int) -> None:
         """Keeps a head that may be repeated (``KnownHeads.learn``)."""
         self._known.learn(data, head, headers)
 
-    def again(self, data: bytes, certificate: Certificate = NONE) -> HotRequest | None:
+    def again(self, data: bytes, last: LastHead, certificate: Certificate = NONE) -> HotRequest | None:
         """The request in these bytes, if they are exactly one request whose head is known; else None."""
-        found = self._known.find(data)
+        found = self._known.find(data, last)
         if found is None:
             return None
         head, target, body = found
-        request = self._request(head, target, certificate)
+        caller = None
+        if self._gate is not None:
+            caller = last.caller if head is last.head else None
+            if caller is None or caller.access.ended:
+                caller = self._caller(head, certificate)
+                if head is last.head:
+                    last.caller = caller
+            else:
+                caller.access.used = True
+        request = self._request(head, target, caller)
         if request is not None:
             request.body.append(body)
         return request
@@ -230,9 +248,12 @@ class HotLane:
             idempotency_key,
         )
 
-    def _request(self, head: PlainHead, target: bytes, certificate: Certificate) -> HotRequest | None:
+    def _caller(self, head: PlainHead, certificate: Certificate) -> Caller | None:
+        """The sender of a request with this head; None where nobody is asked, and for one who was not proved before."""
+        return None if self._gate is None else self._gate.known(head.proof, certificate)
+
+    def _request(self, head: PlainHead, target: bytes, caller: Caller | None) -> HotRequest | None:
         """Makes a request of a head and a target, if nothing speaks against carrying it out at once; else None."""
-        caller = None if self._gate is None else self._gate.known(head.proof, certificate)
         if caller is None and (head.proof or self._gate is not None):
             return None
         reads = head.method == b"GET"
@@ -252,8 +273,6 @@ class HotLane:
             ttl = ttl_ms(query[len(_TTL) :], may_keep=True) if expires else 0
             session = None if head.session is None else self._session(head.session)
         except ProblemError:
-            return None
-        if caller is not None and not authorize(caller.access.rights, Verb.READ if reads else Verb.WRITE, key):
             return None
         return HotRequest(head, key, mode, session, caller, ttl)
 
@@ -286,26 +305,38 @@ class HotLane:
         client = address if caller is None else caller.access.name
         if self._front.quotas.counts:
             self._front.quotas.take("" if caller is None else client, address)
-        if request.method == "GET":
-            operation = self._router.read(
-                request.key, request.mode, session=request.session, caller=caller, client=client
-            )
-        else:
-            operation = self._router.write(
-                Opcode.PUT if request.method == "PUT" else Opcode.DELETE,
-                request.key,
-                request.content_type,
-                body[0] if len(body) == 1 else b"".join(body),
-                request.condition,
-                request.ttl,
-                b"",
-                request.idempotency_key,
-                caller=caller,
-                client=client,
-            )
+        try:
+            if request.method == "GET":
+                operation = self._router.read(
+                    request.key, request.mode, session=request.session, caller=caller, client=client
+                )
+            else:
+                operation = self._router.write(
+                    Opcode.PUT if request.method == "PUT" else Opcode.DELETE,
+                    request.key,
+                    request.content_type,
+                    body[0] if len(body) == 1 else b"".join(body),
+                    request.condition,
+                    request.ttl,
+                    b"",
+                    request.idempotency_key,
+                    caller=caller,
+                    client=client,
+                )
+        except (ForbiddenError, UnauthenticatedError):
+            self._tell_refusal(request)
+            raise
         request.operation = operation
         operation.session = request.session
         return operation.future
+
+    def _tell_refusal(self, request: HotRequest) -> None:
+        """Tells the audit log of a request whose sender has not the right to it."""
+        assert self._gate is not None
+        assert request.caller is not None
+        verb = Verb.READ if request.method == "GET" else Verb.WRITE
+        shown = request.caller.access, request.request_id.decode(), request.address, request.method, KEY_ROUTE
+        self._gate.audit.refused(Caller(*shown), verb, request.key)
 
     def end(
         self, request: HotRequest, result: ResultRecord | ProblemError, defaults: list[Header]

@@ -5,13 +5,15 @@ parser and the rules found in a head is kept under its bytes, and a request that
 first line alone. Two headers of plain writes, a revision in ``If-Match`` and an ``Idempotency-Key``, have another value
 each time: a head with them is kept without these values, and repeated by one that is the same around others.
 Whatever is not exactly one whole request with a known head goes to the parser. Where clients show tokens, a head is
-kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here.
+kept under its hash, and what it shows as the hash that the gate knows it by: no token stays here longer than the
+connection that shows it, which keeps the bytes of the head that it repeated last (``LastHead``).
 
 Must not know connections or operations. Invariants: (1) a head is kept only when the parser read it and found nothing
 but plain headers in it, each on a line of its own; (2) a request that repeats it is one that the parser would have read
-in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: each request
-asks that anew; (5) without ``secret`` no head with ``Authorization`` is ever plain, so none is kept; (6) only a value
-that can be read in one way alone is left out, and the request's own is put in its place.
+in the same way; (3) what is kept is bounded in number and bytes; (4) it says nothing of who somebody is: that is asked
+anew for each connection, and whenever the sender's proof has ended; (5) without ``secret`` no head with
+``Authorization`` is ever plain, so none is kept; (6) only a value that can be read in one way alone is left out, and
+the request's own is put in its place.
 
 Source: RFC 9112, 2.1 and 3; measured in docs/performance.md.
 """
@@ -24,6 +26,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from doug_wire.command import Condition, ConditionKind
+from facade.client.access import Caller
 from facade.client.receipts import SESSION
 from facade.routes.key import KEY_PREFIX
 
@@ -86,6 +89,23 @@ def has_once(names: Collection[bytes]) -> bool:
     return not ONCE.isdisjoint(names)
 
 
+class LastHead:
+    """The head that one connection repeated last; most connections repeat one again and again.
+
+    Attributes:
+        head: What it says; None before the first.
+        rest: Its bytes behind the line of the request, the ends of its lines included.
+        caller: The sender that it was found to be of, who counts until ``caller.access.ended``; None for not asked yet.
+    """
+
+    __slots__ = ("caller", "head", "rest")
+
+    def __init__(self) -> None:
+        self.head: PlainHead | None = None
+        self.rest = b""
+        self.caller: Caller | None = None
+
+
 class KnownHeads:
     """The heads that were seen before, of all connections."""
 
@@ -120,20 +140,33 @@ class KnownHeads:
             self._heads.clear()
         self._heads[hashlib.sha256(known).digest() if self._secret else known] = head
 
-    def find(self, data: bytes) -> tuple[PlainHead, bytes, bytes] | None:
-        """The head, the target and the body of a request, if the data is exactly one request with a known head."""
+    def find(self, data: bytes, last: LastHead) -> tuple[PlainHead, bytes, bytes] | None:
+        """The head, the target and the body of a request, if the data is exactly one request with a known head.
+
+        Args:
+            data: The bytes that have come.
+            last: The head that the connection repeated last.
+        """
         line = _LINE.match(data, 0, LINE_BYTES_MAX)
         if line is None:
             return None
         start = line.end() - 2
-        end = data.find(_END, start)
-        raw = line[1] + data[start : end + 4]
-        head = self._heads.get(hashlib.sha256(raw).digest() if self._secret else raw)
-        if head is None:
-            head = self._find_with_values(raw)
-        if head is None or len(data) - end - 4 != head.length:
+        head = last.head
+        if head is not None and head.method == line[1] and data.startswith(last.rest, start):
+            end = start + len(last.rest)
+        else:
+            end = data.find(_END, start) + len(_END)
+            raw = line[1] + data[start:end]
+            head = self._heads.get(hashlib.sha256(raw).digest() if self._secret else raw)
+            if head is None:
+                head = self._find_with_values(raw)
+                if head is None:
+                    return None
+            else:
+                last.head, last.rest, last.caller = head, data[start:end], None
+        if len(data) - end != head.length:
             return None
-        return head, line[2], data[end + 4 :]
+        return head, line[2], data[end:]
 
     def _find_with_values(self, raw: bytes) -> PlainHead | None:
         """A head that was kept without the values that differ each time, with those of this request."""

@@ -31,7 +31,7 @@ from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
 from facade.app.hot import HotLane, HotRequest, of_future
 from facade.app.outgoing import HIGH_WATER_BYTES, Outgoing
-from facade.app.plain import PlainHead
+from facade.app.plain import LastHead, PlainHead
 from facade.app.progress import Progress
 from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
 
@@ -61,9 +61,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._lane = hot
         self._hot: HotRequest | None = None
         self._plain: PlainHead | None = None
+        self._last_head = LastHead()
         self._begun = self._head_bytes = self._head_fed = 0
-        self._in_head = False
-        self._ended = False
+        self._in_head = self._ended = False
         self._lingers_since_s: float | None = None
         self._unparsed = b""
         self._receiving: Exchange | None = None
@@ -215,7 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._lane is None or self.idle_since_s is None or self._receiving is not None:
             self._feed(data)
-        elif (hot := self._lane.again(data, self._certificate)) is not None:
+        elif (hot := self._lane.again(data, self._last_head, self._certificate)) is not None:
             # A request begins here and repeats the head of an earlier one: the parser need not see it.
             self.idle_since_s = None
             hot.address = self._address

@@ -2,7 +2,8 @@
 
 One of these lasts as long as its client likes, so a rate bounds nothing: what is bounded is how many there are, in all
 and of each. Beyond the total everybody is refused (503); beyond their own number only they are (429), and the others
-find places left. Must not know HTTP, or what is done in a place. Invariants:
+find places left. What takes only a moment may wait for its place instead (``one_soon``). Must not know HTTP, or what is
+done in a place. Invariants:
 
 1. Whoever is refused holds nothing, and whoever is let in gives back what they took, whatever becomes of them.
 2. Nothing is kept of a client or an address that has none.
@@ -13,14 +14,28 @@ Source: docs/operations.md, Limits of clients.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple
 
 from facade.client.access import peer, sender
-from facade.errors import NotAppliedError, TooManyRequestsError
+from facade.errors import NotAppliedError, ProblemError, TooManyRequestsError
 
 PART = 3 / 4
 """The part of all places that one client may take, unless the settings name a number."""
+
+
+class _Waiter(NamedTuple):
+    """A request that waits for a place.
+
+    Attributes:
+        address: The client's address.
+        has_place: Done when it has one.
+    """
+
+    address: str
+    has_place: asyncio.Future[None]
 
 
 class Places:
@@ -29,6 +44,7 @@ class Places:
     Attributes:
         taken: The number of places that are taken.
         refused: How often a client or address was refused because it had too many.
+        on_refused: Called with the limit and the client that is refused so.
     """
 
     def __init__(self, what: str, total: int, of_client: int = 0, of_address: int = 0) -> None:
@@ -47,8 +63,11 @@ class Places:
         self._of_address = of_address or total
         self._clients: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
+        self._waiting: dict[str, deque[_Waiter]] = {}
+        """By client, in the order of their turns: those that wait."""
         self.taken = 0
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -58,25 +77,110 @@ class Places:
             NotAppliedError: No place is left.
             TooManyRequestsError: The sender, or its address, has too many already.
         """
-        if self.taken >= self._total:
-            raise NotAppliedError("overloaded", f"Too many {self._what}.")
         client, address = sender.get(), peer.get()
+        if (refusal := self._refusal(client, address)) is not None:
+            raise self._refuse(refusal, client)
+        self._take(client, address)
+        try:
+            yield
+        finally:
+            self._give_back(client, address)
+
+    @asynccontextmanager
+    async def one_soon(self, patience_s: float) -> AsyncIterator[None]:
+        """Holds a place as ``one`` does, and waits for it if need be: for what does not last.
+
+        Args:
+            patience_s: How many seconds to wait at most.
+
+        Raises:
+            NotAppliedError: No place was left, and none became free in time.
+            TooManyRequestsError: The sender, or its address, had too many all the time.
+        """
+        client, address = sender.get(), peer.get()
+        if self._refusal(client, address) is None:
+            self._take(client, address)
+        else:
+            await self._wait(client, address, patience_s)
+        try:
+            yield
+        finally:
+            self._give_back(client, address)
+
+    async def _wait(self, client: str, address: str, patience_s: float) -> None:
+        """Waits until the sender has a place; raises what ``one_soon`` does."""
+        waiter = _Waiter(address, asyncio.get_running_loop().create_future())
+        queue = self._waiting.setdefault(client, deque())
+        queue.append(waiter)
+        try:
+            async with asyncio.timeout(patience_s):
+                await waiter.has_place
+        except TimeoutError:
+            self._leave(client, waiter)
+            raise self._refuse(self._refusal(client, address) or self._full(), client) from None
+        except asyncio.CancelledError:
+            self._leave(client, waiter)
+            raise
+
+    def _leave(self, client: str, waiter: _Waiter) -> None:
+        """Lets a request go that waits no more, perhaps just after it was given a place."""
+        if waiter.has_place.cancelled():
+            queue = self._waiting.get(client, deque())
+            if waiter in queue:
+                queue.remove(waiter)
+            self._hand_on()
+        else:
+            self._give_back(client, waiter.address)
+
+    def _refusal(self, client: str, address: str) -> ProblemError | None:
+        """Why a client may have no place now; None if it may."""
+        if self.taken >= self._total:
+            return self._full()
         for counts, name, limit in (
             (self._clients, client, self._of_client),
             (self._addresses, address, self._of_address),
         ):
             if counts.get(name, 0) >= limit:
-                self.refused += 1
-                raise TooManyRequestsError(f"Too many {self._what} for you: {limit} at a time.")
+                return TooManyRequestsError(f"Too many {self._what} for you: {limit} at a time.")
+        return None
+
+    def _full(self) -> NotAppliedError:
+        return NotAppliedError("overloaded", f"Too many {self._what}.")
+
+    def _refuse(self, refusal: ProblemError, client: str) -> ProblemError:
+        if isinstance(refusal, TooManyRequestsError):
+            self.refused += 1
+            self.on_refused("places", client)
+        return refusal
+
+    def _take(self, client: str, address: str) -> None:
         self.taken += 1
         _add(self._clients, client, 1)
         _add(self._addresses, address, 1)
-        try:
-            yield
-        finally:
-            self.taken -= 1
-            _add(self._clients, client, -1)
-            _add(self._addresses, address, -1)
+
+    def _give_back(self, client: str, address: str) -> None:
+        self.taken -= 1
+        _add(self._clients, client, -1)
+        _add(self._addresses, address, -1)
+        if self._waiting:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Gives a free place to the first request of a client that may have it; clients take turns."""
+        for client, queue in list(self._waiting.items()):
+            while queue and queue[0].has_place.done():
+                queue.popleft()  # It was cancelled, and has not come to leave yet.
+            if queue and self._refusal(client, queue[0].address) is not None:
+                continue
+            del self._waiting[client]
+            if not queue:
+                continue
+            waiter = queue.popleft()
+            if queue:
+                self._waiting[client] = queue  # Behind the others.
+            self._take(client, waiter.address)
+            waiter.has_place.set_result(None)
+            return
 
 
 class Bytes:
@@ -86,6 +190,7 @@ class Bytes:
         held: How many bytes are held.
         held_max: How many bytes may be held.
         refused: How often a client was refused because it held too many.
+        on_refused: Called with the limit and the client that is refused.
     """
 
     def __init__(self, what: str, total: int, of_one: int) -> None:
@@ -102,6 +207,7 @@ class Bytes:
         self.held = 0
         self.held_max = max(total, of_one)
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     def take(self, client: str, size: int) -> None:
         """Counts bytes that a client holds until ``give_back``.
@@ -113,6 +219,7 @@ class Bytes:
         own = self._clients.get(client, 0)
         if own and own + size > self._of_client:
             self.refused += 1
+            self.on_refused("places", client)
             raise TooManyRequestsError(f"Too many {self._what} for you.")
         if self.held + size > self.held_max:
             raise NotAppliedError("overloaded", f"Too many {self._what}.")

@@ -1,4 +1,4 @@
-"""The first entry of a new shard: its own number, and how many shards the cluster begins with; and slots in ranges.
+"""The first entry of a new shard: its own number, and how many shards the cluster begins with.
 
 The slots that follow from it are ``raft_node.kv.ownership``'s, and the map of all shards ``doug_wire.partition_map``'s.
 """
@@ -6,24 +6,10 @@ The slots that follow from it are ``raft_node.kv.ownership``'s, and the map of a
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 
 from doug_wire.slots import SLOTS
 
 _CREATE = struct.Struct("<II")
-
-
-def slot_ranges(epochs: Sequence[int]) -> list[tuple[int, int, int]]:
-    """``(first, last, epoch)`` of adjacent slots that are owned at one epoch: the opposite of ``owned_epochs``."""
-    ranges: list[tuple[int, int, int]] = []
-    for slot, epoch in enumerate(epochs):
-        if not epoch:
-            continue
-        if ranges and ranges[-1][1:] == (slot - 1, epoch):
-            ranges[-1] = (ranges[-1][0], slot, epoch)
-        else:
-            ranges.append((slot, slot, epoch))
-    return ranges
 
 
 def encode_create_shard(shard: int, shards: int) -> bytes:

@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from doug_wire.partition_map import SlotRange
 from doug_wire.scan import after_prefix, encode_entry, encode_prefix
 from doug_wire.slots import slot_of
 from raft_node.kv.keyspace import USER_PREFIX, StoredValue, user_key
@@ -44,12 +45,14 @@ class ScannedState(NamedTuple):
         epochs: By slot, the epoch at which the shard owned it; 0 for the others.
         clock_us: The log time.
         revision: The last revision given out.
+        slots: The slots that the shard owned.
     """
 
     columns: Source
     epochs: Sequence[int]
     clock_us: int
     revision: int
+    slots: Sequence[SlotRange] = ()
 
 
 class ScanOptions(NamedTuple):

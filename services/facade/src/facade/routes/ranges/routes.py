@@ -52,6 +52,9 @@ ALLOW = (problem.allow(METHODS),)
 PAGE_BYTES_MAX = 4 << 20
 """The most bytes of the encoded entries of a page, unless one entry alone has more."""
 
+PAGE_PATIENCE = 0.5
+"""The part of a request's time for which a page waits for its place."""
+
 _JSON = (b"content-type", b"application/json")
 _LINES = (b"content-type", b"application/x-ndjson")
 _VARY = (b"vary", b"accept")
@@ -146,10 +149,15 @@ class RangeApp:
         return read_of(scope["query_string"], headers.consistency, cluster_id, limit_max)
 
     async def _admitted(self, asked: RangeRequest, scope: Scope, answer: Answer) -> None:
-        with self._places.one():
-            if scope["method"] == "DELETE":
+        if scope["method"] == "DELETE":
+            with self._places.one():
                 await self._delete(asked, answer)
-            else:
+        elif (asked.query.count_only and not asked.limit) or wants_lines(Headers(scope["headers"]).accept, JSON_TYPE):
+            with self._places.one():
+                await self._read(asked, scope, answer)
+        else:
+            # A page is there in a moment, so one client's many pages wait for each other.
+            async with self._places.one_soon(PAGE_PATIENCE * self._timeout_s):
                 await self._read(asked, scope, answer)
 
     async def _read(self, asked: RangeRequest, scope: Scope, answer: Answer) -> None:

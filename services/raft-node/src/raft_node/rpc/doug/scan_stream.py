@@ -17,7 +17,6 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire import scan as codec
 from doug_wire.slots import SLOTS
-from raft_node.kv.partitions import slot_ranges
 from raft_node.kv.scan import PAGE_BYTES, Scan, ScanOptions, Step
 from raft_node.rpc.doug.replica import Replica
 from raft_node.runtime.reads.scans import HeldScan, Scans
@@ -122,7 +121,7 @@ async def _write(write: Write, page: pb.ScanPage, held: HeldScan, scans: Scans) 
 def _first(replica: Replica, scan: Scan) -> pb.ScanPage:
     slots = [
         pb.SlotRange(**{"from": first, "to": last, "shard": replica.number, "epoch": epoch})
-        for first, last, epoch in slot_ranges(scan.state.epochs)
+        for first, last, _, epoch in scan.state.slots
     ]
     return pb.ScanPage(receipt=replica.receipt(replica.freshness.proven_s), revision=scan.state.revision, slots=slots)
 

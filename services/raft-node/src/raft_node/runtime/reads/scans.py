@@ -92,7 +92,8 @@ class Scans:
         """
         if self.under_way >= self.limits.scans_max and not self._make_way():
             raise OverloadedError(f"{self.under_way} scans are under way")
-        state = ScannedState(self._engine.hold().columns, machine.epochs, machine.clock_us, machine.revision)
+        owned, columns = machine.ownership, self._engine.hold().columns
+        state = ScannedState(columns, owned.epochs, machine.clock_us, machine.revision, owned.ranges)
         held = HeldScan(Scan(state, options))
         self._holding.add(held)
         try:
