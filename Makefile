@@ -20,7 +20,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
-.PHONY: bench bench-console bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools
+.PHONY: bench bench-console bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools stream-tools
 .PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
 help: ## Show this list
@@ -106,6 +106,7 @@ test-kind: chart-tools ## The same in a kind cluster, which is made and deleted;
 
 test-kube: setup ## The same in a real Kubernetes of one node, without Docker; skipped without Go and root; ARGS="-k name"
 	-@$(BIN)/python tools/helm_tools.py
+	-@$(BIN)/python -m tools.kubernetes extras
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
 
 test-fast: setup ## Unit and property tests only
@@ -207,6 +208,10 @@ fuzz-api: setup ## Send what the OpenAPI allows and forbids, for long; options a
 generator-tools: setup ## Install what makes a client of the OpenAPI in a test; without it that test is skipped
 	@$(BIN)/python tools/generator_tools.py
 
+H2SPEC := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+stream-tools: setup ## Build h2spec, which tests the own streams' HTTP/2; needs Go, and without it that test is skipped
+	GOBIN="$(CURDIR)/.venv/.h2spec" GOFLAGS=-mod=mod go install $(H2SPEC)
+
 browser-tools: setup ## Install what drives a browser in the tests; nothing else needs it
 	@$(BIN)/python tools/bench_tools.py browser
 
@@ -223,10 +228,10 @@ bench-tools: setup ## Install what the benchmarks compare with; nothing else nee
 	@$(BIN)/python tools/bench_tools.py
 
 chart: chart-tools ## Generate what is made from the Helm chart: its README, deploy/k8s
-	$(BIN)/python tools/helm_chart.py
+	$(BIN)/python -m tools.helm_chart
 
 chart-check: setup ## Check that these are what the chart gives
-	$(BIN)/python tools/helm_chart.py --check
+	$(BIN)/python -m tools.helm_chart --check
 
 chart-tools: setup ## Install helm and the linters that the chart's tests use; without them those are skipped
 	$(BIN)/python tools/helm_tools.py

@@ -2,10 +2,11 @@
 
 The other version is checked out of git into ``out/ab/`` and set up there once. A cluster of each is started, and they
 get the same load in turn, so that whatever else the machine does hits both; each pair gives one ratio, and the median
-of the ratios is the result. With ``--limit`` it is a guard: it ends with exit code 1 if this version spends more CPU
-or messages per operation than the limit times those of the other one. On a machine that does other work, too, one
-measure may be wrong by as much: with ``--attempts`` a load counts as too dear only if all pairs of all attempts show it
-together. Neither rates nor latencies are judged.
+of the ratios is the result. Many short pairs (``--pairs 12 --seconds 1.5``) tell small differences better than few long
+ones; the means at the end say how well. With ``--limit`` it is a guard: it ends with exit code 1 if this version spends
+more CPU or messages per operation than the limit times those of the other one. On a machine that does other work, too,
+one measure may be wrong by as much: with ``--attempts`` a load counts as too dear only if all pairs of all attempts
+show it together. Neither rates nor latencies are judged.
 
 With ``--other-setting NAME=VALUE`` it compares settings instead: the other cluster has that variable, and without
 ``--ref`` it is of this version. With ``--auth`` it compares what it costs to know who asks and what they may do: two
@@ -113,6 +114,14 @@ def ratio_of(ours: Iterable[float], theirs: Iterable[float]) -> float:
     return statistics.median(ratios) if ratios else 0.0
 
 
+def mean_of(ours: Iterable[float], theirs: Iterable[float]) -> str:
+    """The mean of the ratios with its standard error, as text; empty for fewer than two pairs."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True) if other]
+    if len(ratios) < 2:
+        return ""
+    return f"{statistics.mean(ratios):.3f} ± {statistics.stdev(ratios) / len(ratios) ** 0.5:.3f}"
+
+
 def spent_us(figures: dict[str, Any]) -> float:
     """The CPU of all processes but the load generator's, per operation."""
     return float(sum(us for group, us in figures["cpu_us_per_operation"].items() if group != "load generator"))
@@ -142,6 +151,12 @@ class Comparison:
     def facade_ratio(self) -> float:
         """The ratio of the facade's CPU per operation."""
         return ratio_of(map(facade_us, self.this), map(facade_us, self.other))
+
+    def means(self) -> str:
+        """A line with the means of both ratios of CPU, each with its standard error; empty for fewer than two pairs."""
+        cpu = mean_of(map(spent_us, self.this), map(spent_us, self.other))
+        facade = mean_of(map(facade_us, self.this), map(facade_us, self.other))
+        return f"{self.load.name}: CPU {cpu}, facade's CPU {facade} (means of {len(self.this)} pairs)" if cpu else ""
 
     def summary(self) -> dict[str, Any]:
         """All figures, for files."""
@@ -342,6 +357,7 @@ def main() -> int:
     except ClusterError as error:
         print(error, file=sys.stderr)
         return 1
+    print("\n".join(["", *(comparison.means() for comparison in found)]))
     if options.json:
         figures = [comparison.summary() for comparison in found]
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

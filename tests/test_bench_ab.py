@@ -40,6 +40,12 @@ def test_what_authentication_costs_is_judged_by_the_cpu_of_the_facade(comparison
     assert not overspent(comparison, options(1.09, auth=True))
 
 
+def test_the_means_say_how_sure_they_are(comparison: Comparison) -> None:
+    assert comparison.means() == "put 8: CPU 0.935 ± 0.015, facade's CPU 1.020 ± 0.060 (means of 3 pairs)"
+    del comparison.this[1:], comparison.other[1:]
+    assert comparison.means() == "", "one pair tells nothing of it"
+
+
 @pytest.mark.parametrize("kind", ["put", "get"])
 def test_each_request_of_a_load_carries_the_headers(kind: str) -> None:
     load = Workload(kind=kind, seconds=1, headers=(("authorization", "Bearer abc"), ("x-other", "1")))

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from tools.kubernetes import build, files, folders, inside, machine, programs, timely
-from tools.kubernetes.__main__ import SCENARIOS, scenarios
+from tools.kubernetes import build, extras, files, folders, inside, machine, programs, timely
+from tools.kubernetes.__main__ import SCENARIOS, engine, scenarios
 from tools.kubernetes.layout import DNS_ADDRESS, GROUP, NODE_ADDRESS, PODS, SERVICES, STATE, Layout
 
 CLAIM: dict[str, Any] = {
@@ -93,6 +93,24 @@ def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:
     assert build.missing(layout) == ["pause"]
 
 
+def test_an_extra_that_cannot_be_built_is_said_and_nothing_else_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = layout_in(tmp_path)
+    built(layout)
+    asked: list[str] = []
+
+    def go(self: build.Builder, folder: Path, *words: str) -> str:
+        asked.append(folder.name)
+        raise subprocess.CalledProcessError(1, words)
+
+    monkeypatch.setattr(build.Builder, "_staging", lambda _: "")
+    monkeypatch.setattr(build.Builder, "_go", go)
+    build.Builder(layout, "/no/go").build_extras()
+    assert asked == build.missing_extras(layout) == ["metrics-server", "kube-network-policies"]
+    assert capsys.readouterr().err.count("its scenarios are skipped") == 2
+
+
 def test_a_machine_that_cannot_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = layout_in(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -119,6 +137,18 @@ def test_the_tests_are_skipped_there_or_fail_where_they_must_run(tmp_path: Path)
         )
         found[required] = (run.returncode, "skipped: neither podman nor docker" in run.stderr)
     assert found == {"": (0, True), "1": (1, True)}
+
+
+def test_why_no_images_can_be_built_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    podman = tmp_path / "podman"
+    podman.write_text('#!/bin/sh\necho "a warning\nError: there is no netavark" >&2\nexit 1\n')
+    podman.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("ENGINE", "no-such-engine")
+    with pytest.raises(
+        machine.Unfit, match="no-such-engine is not installed; podman says: Error: there is no netavark;"
+    ):
+        engine()
 
 
 def test_no_holder_is_known_by_its_pid_alone(tmp_path: Path) -> None:
@@ -195,7 +225,7 @@ def test_a_command_names_files_that_are_written(tmp_path: Path) -> None:
     layout = layout_in(tmp_path)
     files.write_all(layout)
     for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet",
-                 "kube-proxy", "coredns", "folders"):  # fmt: skip
+                 "kube-proxy", "coredns", "folders", "metrics-server", "kube-network-policies"):  # fmt: skip
         for word in programs.command(name, layout):
             path = word.partition("=")[2] if word.startswith("--") else word
             if path.startswith((str(files.PKI), str(files.CONF))) and not path.endswith("/kubelet"):
@@ -264,6 +294,48 @@ def test_a_claim_is_bound_at_first_use_and_its_folder_goes_with_it(tmp_path: Pat
 @pytest.mark.parametrize(("quantity", "size"), [("100Mi", 100 << 20), ("2Gi", 2 << 30), ("4096", 4096)])
 def test_a_quantity_is_so_many_bytes(quantity: str, size: int) -> None:
     assert folders.size_of(quantity) == size
+
+
+@pytest.mark.parametrize(("name", "made"), [("memory", ["mount"]), ("disks", ["mkfs.ext4", "mount"]), ("folders", [])])
+def test_a_claim_of_a_class_with_sizes_gets_a_file_system_of_its_own(
+    name: str, made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: ran.append(words[0]))
+    claim = json.loads(json.dumps(CLAIM))
+    claim["spec"]["storageClassName"] = name
+    folder = tmp_path / "claim"
+    folders.make(folder, claim)
+    assert ran == made
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.img")]
+    assert sizes == ([1 << 30] if name == "disks" else [])
+    folders.remove(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_packets_are_led_to_the_enforcer_of_policies_alone_and_only_while_it_takes_them(tmp_path: Path) -> None:
+    assert [rule[0] for rule in extras.rules("kube-network-policies")] == ["FORWARD", "INPUT"]
+    queues = tmp_path / "queues"
+    assert not extras.listens("kube-network-policies", queues)
+    queues.write_text(f"  {extras.QUEUE + 1}  4711 0 2 128 0 0 0 1\n")
+    assert not extras.listens("kube-network-policies", queues)
+    queues.write_text(f"  {extras.QUEUE}  4711 0 2 128 0 0 0 1\n")
+    assert extras.listens("kube-network-policies", queues)
+    for other in ("kube-apiserver", "metrics-server"):
+        assert extras.rules(other) == ()
+        assert extras.listens(other, queues)
+
+
+def test_the_metrics_server_is_where_the_api_server_looks_for_it(tmp_path: Path) -> None:
+    path = extras.objects("metrics-server")
+    assert path is not None
+    text = path.read_text()
+    words = programs.command("metrics-server", layout_in(tmp_path))
+    (port,) = [word.partition("=")[2] for word in words if word.startswith("--secure-port=")]
+    assert f"targetPort: {port}" in text
+    assert f"port: {port}}}]" in text
+    assert f"addresses: [{NODE_ADDRESS}]" in text
+    assert extras.objects("kube-apiserver") is None
 
 
 # -- the part that has a time ------------------------------------------------------------------------------------------
@@ -336,8 +408,8 @@ def test_the_part_is_built_first_when_there_is_time_for_both(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("seconds", "there", "takes_s", "code", "did", "said"),
     [
-        (timely.PART_S - 1, True, {}, 0, [], "needs up to 15 minutes, and 15 are left"),
-        (timely.BUILD_S + timely.PART_S - 1, False, {}, 0, [], "building takes up to 40 minutes, and 40 are left"),
+        (timely.PART_S - 1, True, {}, 0, [], "may need 10 minutes, and 10 are left"),
+        (timely.BUILD_S + timely.PART_S - 1, False, {}, 0, [], "building takes 8 minutes or more, and 8 are left"),
         (-5, False, {}, 0, [], "and 0 are left"),
         (timely.BUILD_S + timely.PART_S, False, {"build": 9e9}, 0, [("build",)], "before everything was built"),
         (timely.BUILD_S + timely.PART_S, False, {}, 1, [("build",)], "could not be built"),

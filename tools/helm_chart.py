@@ -1,8 +1,9 @@
 """Generates the files that come from the Helm chart, or checks that the committed ones are the generated ones.
 
-Usage: python tools/helm_chart.py [--check]
+Usage: python -m tools.helm_chart [--check]
 
-- deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml;
+- deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml, and the sets of values that are
+  tested, from tools/helm_matrix.py;
 - deploy/k8s/dougdb.yaml: the chart with its default values, for those who do not use Helm. It needs helm.
 """
 
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from tools.helm_matrix import MATRIX
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "helm" / "dougdb"
@@ -75,14 +79,33 @@ def describe_values(text: str) -> str:
     return "\n".join(rows)
 
 
-def readme() -> str:
-    """The chart's README with the table of its values."""
-    head, mark, rest = (CHART / "README.md").read_text().partition("<!-- values -->\n")
-    _, end, tail = rest.partition("<!-- end of values -->")
+def describe_sets() -> str:
+    """The table of the sets of values in Markdown, as one would write their options in the chart's folder."""
+    lines = []
+    for name, options in MATRIX.items():
+        words = shlex.join(Path(one).name if one.startswith("/") else one for one in options)
+        lines.append(f"| {name} | {f'`{words}`' if words else ''} |")
+    return "\n".join(lines)
+
+
+def between(text: str, name: str, table: str) -> str:
+    """A text with another table between the marks of a name.
+
+    Raises:
+        ValueError: The text has lost its marks.
+    """
+    head, mark, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition(f"<!-- end of {name} -->")
     if not mark or not end:
-        raise ValueError("README.md of the chart has lost the marks around its values")
-    table = describe_values((CHART / "values.yaml").read_text())
-    return f"{head}{mark}| Value | Default | |\n|---|---|---|\n{table}\n{end}{tail}"
+        raise ValueError(f"README.md of the chart has lost the marks around its {name}")
+    return f"{head}{mark}{table}\n{end}{tail}"
+
+
+def readme() -> str:
+    """The chart's README with the tables of its values and of the sets that are tested."""
+    values = describe_values((CHART / "values.yaml").read_text())
+    text = between((CHART / "README.md").read_text(), "values", f"| Value | Default | |\n|---|---|---|\n{values}")
+    return between(text, "sets", f"| Set | Options |\n|---|---|\n{describe_sets()}")
 
 
 def plain() -> str:

@@ -21,6 +21,7 @@ from doug_stream.front import Front, is_own_hello, is_own_plaintext
 from doug_stream.limits import Limits
 from doug_stream.server import Method, Server
 from doug_wire import tls
+from doug_wire.auth.certificates import Certificate, shown_to_grpc
 
 pytestmark = [pytest.mark.integration, pytest.mark.light]
 
@@ -97,6 +98,28 @@ async def test_each_client_finds_its_server() -> None:
         async with asyncio.timeout(60):
             while front.connections or own.endpoints:
                 await asyncio.sleep(0.01)
+
+
+async def test_what_grpc_tells_of_a_certificate_is_what_names_its_owner(tmp_path: Path) -> None:
+    """grpcio's own server is where clients come that nodes judge by their certificates."""
+    authority = Authority.make()
+    shown: list[Certificate] = []
+
+    async def tell(_: object, context: Any) -> None:
+        shown.append(shown_to_grpc(context.auth_context()))
+        await context.write(b"")
+
+    grpcio = grpc.aio.server()
+    handler: Any = grpc.stream_stream_rpc_method_handler(tell)
+    grpcio.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Test", {"Talk": handler})])
+    port = tls.add_port(certificates(tmp_path / "server", authority, ["localhost"]), grpcio, "127.0.0.1:0")
+    await grpcio.start()
+    ann = certificates(tmp_path / "ann", authority, ["ann"])
+    async with tls.open_channel(ann, f"localhost:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        call: Any = channel.stream_stream(PATH)()
+        await call.read()
+    await grpcio.stop(0)
+    assert shown == [Certificate("ann", ann.expires_s())]
 
 
 async def test_where_a_client_is_stays_known_behind_the_front() -> None:

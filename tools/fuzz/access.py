@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import jwt
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from doug_wire.auth import document as documents
 from doug_wire.auth import tokens
+from doug_wire.auth.certificates import shown_to_grpc
 from doug_wire.auth.document import DocumentError, check_principal
 from doug_wire.auth.grants import ALL, Grant, GrantError, KeyRange, Rights, authorize, parse_grant
 from facade.app import certificates
@@ -81,7 +86,11 @@ def seeds_jwt() -> Iterable[bytes]:
 
 
 def check_certificate(content: bytes) -> None:
-    """A certificate, in the form of ``ssl``, gives a name to which a role can be given, or none."""
+    """A certificate, in DER or in the form of ``ssl``, gives a name to which a role can be given, or none."""
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(content) + b"\n-----END CERTIFICATE-----\n"
+    told = shown_to_grpc({"x509_pem_cert": [pem]})
+    if told != certificates.NONE:
+        check_principal(f"cert:{told.name}")
     parts = [part.decode("latin-1") for part in content.split(b"\n")]
     pairs = [tuple(part.split("=", 1)) for part in parts if "=" in part]
     shown = {
@@ -97,7 +106,11 @@ def check_certificate(content: bytes) -> None:
 
 
 def seeds_certificate() -> Iterable[bytes]:
-    """Names of both kinds, and ends."""
+    """Names of both kinds, and ends; a certificate in DER."""
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "app")])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(subject, subject, _KEY.public_key(), 7, start, start + timedelta(days=9000))
+    yield builder.sign(_KEY, None).public_bytes(Encoding.DER)
     yield b"Jan  5 09:34:43 2038 GMT\ncommonName=app"
     yield b"Jan  5 09:34:43 2038 GMT\nURI=spiffe://shop/cart\nDNS=cart\ncommonName=x"
     yield b"Feb 30 00:00:00 1901 GMT\ncommonName=a\ncommonName=b"

@@ -1,6 +1,6 @@
 """The command line of the one-node Kubernetes.
 
-    python -m tools.kubernetes built | build | up | down | load | install
+    python -m tools.kubernetes built | build | extras | up | down | load | install
     python -m tools.kubernetes stop PROGRAM | start PROGRAM | exec COMMAND | test [PYTEST]
     python -m tools.kubernetes within SECONDS [PYTEST]
 
@@ -8,7 +8,8 @@
 chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
 network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; on a
 machine where none can run it prints why and passes, or fails with REQUIRE_KUBERNETES set; ``within`` does the same if
-there is time for it and for building first. ``built`` succeeds if nothing is left to build.
+there is time for it and for building first. ``built`` succeeds if nothing is left to build but ``extras``, a metrics
+server and an enforcer of network policies, which ``start`` starts.
 """
 
 from __future__ import annotations
@@ -67,13 +68,17 @@ def version() -> str:
 
 def engine() -> str:
     """The program that builds images: ENGINE, or else the one that tools/images.sh would take."""
+    reasons = []
     for name in filter(None, (os.environ.get("ENGINE", ""), "podman", "docker")):
         try:
-            if subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
-                return name
+            run = subprocess.run([name, "info"], capture_output=True, text=True, check=False)
         except FileNotFoundError:
+            reasons.append(f"{name} is not installed")
             continue
-    raise machine.Unfit("neither podman nor docker works here, and the images have to be built")
+        if run.returncode == 0:
+            return name
+        reasons.append(f"{name} says: {(run.stderr.strip() or 'nothing').splitlines()[-1]}")
+    raise machine.Unfit(f"neither podman nor docker works here, and the images have to be built ({'; '.join(reasons)})")
 
 
 def prepare_engine() -> None:
@@ -98,6 +103,8 @@ def load(layout: Layout) -> None:
             subprocess.run([program, "save", "--output", str(archive), image], check=True, capture_output=True)
             machine.call(layout, "load", str(archive))
             archive.unlink()
+            # The same image as another version, for a scenario that upgrades.
+            machine.call(layout, "tag", image, f"{image}-next")
 
 
 def install(layout: Layout) -> int:
@@ -173,6 +180,8 @@ def main() -> int:
             return 1 if build.missing(layout) else 0
         if verb == "build":
             machine.build_missing(layout)
+        elif verb == "extras":
+            machine.build_extras(layout)
         elif verb == "up":
             up(layout)
         elif verb == "down":
@@ -184,6 +193,8 @@ def main() -> int:
             load(layout)
             return install(layout)
         elif verb in ("start", "stop") and len(words) == 1:
+            if verb == "start" and words[0] in build.missing_extras(layout):
+                raise machine.Broken(f"{words[0]} is not built (python -m tools.kubernetes extras)")
             machine.call(layout, verb, *words)
         elif verb == "exec" and words:
             return run_in(layout, *words)

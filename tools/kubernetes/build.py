@@ -1,5 +1,7 @@
 """Builds Kubernetes' programs, CoreDNS and a pause program from their Go modules. What is built already is kept.
 
+So are the extras, without which a cluster runs too: if one cannot be built, its scenario is skipped.
+
 Needs Go and its module proxy (GOPROXY). With nothing cached it takes about 18 minutes on two cores, 13 of them for
 kube-apiserver and what it shares with the others.
 """
@@ -21,6 +23,8 @@ GO = "1.24"
 """The lowest version of the language that the modules here are written in; their requirements may raise it."""
 PROGRAMS = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl")
 APPS = (*(f"k8s.io/kubernetes/cmd/{name}/app" for name in PROGRAMS if name != "kubectl"), "k8s.io/kubectl/pkg/cmd")
+EXTRAS = {"metrics-server": "0.8.0", "kube-network-policies": "0.8.0"}
+"""The published modules ``sigs.k8s.io/NAME`` and their versions."""
 PLUGINS = ("bind", "cache", "errors", "health", "kubernetes", "log", "ready")
 DNS_MAIN = """package main
 
@@ -30,6 +34,41 @@ import (
 %s)
 
 func main() { coremain.Run() }
+"""
+# The published program knows only the rights of a pod.
+POLICIES_MAIN = """// Judges the first packet of each connection by the cluster's network policies: KUBECONFIG NODE.
+package main
+
+import (
+	"context"
+	"os"
+
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/kube-network-policies/pkg/networkpolicy"
+)
+
+func main() {
+	config, err := clientcmd.BuildConfigFromFlags("", os.Args[1])
+	if err != nil {
+		klog.Fatal(err)
+	}
+	client := kubernetes.NewForConfigOrDie(config)
+	known := informers.NewSharedInformerFactory(client, 0)
+	core := known.Core().V1()
+	controller, err := networkpolicy.NewController(
+		client, known.Networking().V1().NetworkPolicies(), core.Namespaces(), core.Pods(), nil, nil, nil, nil,
+		networkpolicy.Config{NodeName: os.Args[2]},
+	)
+	if err != nil {
+		klog.Fatal(err)
+	}
+	ctx := context.Background()
+	known.Start(ctx.Done())
+	klog.Fatal(controller.Run(ctx))
+}
 """
 PAUSE_MAIN = """// Holds a pod's namespaces, and takes in orphans, until it is told to end.
 package main
@@ -67,6 +106,11 @@ def missing(layout: Layout) -> list[str]:
     return [name for name in (*PROGRAMS, "coredns", "pause") if not os.access(layout.bin / name, os.X_OK)]
 
 
+def missing_extras(layout: Layout) -> list[str]:
+    """The extras that are not built yet."""
+    return [name for name in EXTRAS if not os.access(layout.bin / name, os.X_OK)]
+
+
 class Builder:
     """Calls Go."""
 
@@ -93,6 +137,14 @@ class Builder:
         if "pause" in wanted:
             self._module("pause", "", {"main.go": PAUSE_MAIN})
             self._program("pause", "pause", ".", "")
+
+    def build_extras(self) -> None:
+        """Builds what is missing of the extras, and says which cannot be built."""
+        for name in missing_extras(self._layout):
+            try:
+                self._extra(name)
+            except subprocess.CalledProcessError as error:
+                print(f"kubernetes: {name} cannot be built, its scenarios are skipped: {error}", file=sys.stderr)
 
     def _go(self, folder: Path, *words: str) -> str:
         # Other work on this machine has priority.
@@ -143,6 +195,19 @@ class Builder:
         requirements = f"require github.com/coredns/coredns v{self._layout.dns_version}\n{self._staging()}"
         folder = self._module("dns", requirements, {"main.go": DNS_MAIN % plugins})
         self._go(folder, "mod", "tidy")
+
+    def _extra(self, name: str) -> None:
+        self._layout.sources.mkdir(parents=True, exist_ok=True)
+        module = f"sigs.k8s.io/{name}"
+        if name == "metrics-server":
+            package = f"{module}/cmd/metrics-server"
+            files = {"programs.go": f'package metrics\n\nimport _ "{package}/app"\n'}
+        else:
+            package, files = ".", {"main.go": POLICIES_MAIN}
+        # With the versions of Kubernetes' own modules most of it is compiled already.
+        folder = self._module(name, f"require {module} v{EXTRAS[name]}\n{self._staging()}", files)
+        self._go(folder, "mod", "tidy")
+        self._program(name, name, package, "")
 
     def _stamp(self) -> str:
         """The version of the programs, which the API server compares and users read."""

@@ -36,6 +36,8 @@ USERS = {
     "proxy": ("system:kube-proxy", ""),
     "dns": ("dns", ""),
     "folders": ("folders", ""),
+    "metrics": ("metrics", ""),
+    "policies": ("policies", ""),
 }
 """The kubeconfigs by name: the user and the group that Kubernetes sees."""
 CNI_PLUGINS = Path("/usr/lib/cni")

@@ -1,8 +1,9 @@
 """Provisions claims: python -m tools.kubernetes.folders FOLDER KUBECONFIG.
 
-Two classes, both bound at first use, as in a cloud: ``folders`` (the default) gives a claim a folder of this machine,
-``memory`` a tmpfs of exactly the size that was asked for, so that a volume can be full. It asks the API server again
-and again over one connection, and ends with the cluster's namespaces.
+Three classes, all bound at first use, as in a cloud: ``folders`` (the default) gives a claim a folder of this machine.
+``memory`` and ``disks`` give it exactly the size that was asked for, so that a volume can be full: a tmpfs, and an ext4
+file system in a file, whose writes go to the disk. It asks the API server again and again over one connection, and ends
+with the cluster's namespaces.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 DRIVER = "dougdb.test/folders"
-CLASSES = ("folders", "memory")
+CLASSES = ("folders", "memory", "disks")
 SELECTED = "volume.kubernetes.io/selected-node"
 PROVISIONED = "pv.kubernetes.io/provisioned-by"
 VOLUMES = "/api/v1/persistentvolumes"
@@ -114,17 +115,29 @@ def size_of(quantity: str) -> int:
 def make(folder: Path, claim: dict[str, Any]) -> None:
     """The place of a claim. Any user may write in it, as long as the kubelet sets no group on a hostPath."""
     folder.mkdir(parents=True, exist_ok=True)
+    size = size_of(claim["spec"]["resources"]["requests"]["storage"])
     if claim["spec"]["storageClassName"] == "memory":
-        size = size_of(claim["spec"]["resources"]["requests"]["storage"])
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(folder)], check=True)
-    else:
-        folder.chmod(0o777)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    elif claim["spec"]["storageClassName"] == "disks" and not folder.is_mount():
+        image = image_of(folder)
+        with image.open("wb") as file:
+            file.truncate(size)
+        # No part is reserved for root. The file's blocks are taken when they are written.
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+    folder.chmod(0o777)
+
+
+def image_of(folder: Path) -> Path:
+    """The file that holds a disk."""
+    return folder.with_name(f"{folder.name}.img")
 
 
 def remove(folder: Path) -> None:
     """Removes what ``make`` made."""
     if folder.is_mount():
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    image_of(folder).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
 """What runs within the cluster's namespaces.
 
-    python -m tools.kubernetes.inside hold | up | start PROGRAM | stop PROGRAM | load FILE
+    python -m tools.kubernetes.inside hold | up | start PROGRAM | stop PROGRAM | load FILE | tag IMAGE NAME
 
 ``hold`` is process 1 there: it takes in orphans and waits. The others are called into its namespaces; what they start
 becomes its child. ``stop`` knows a program by the pid that ``start`` has noted, which is one of this namespace: no
@@ -27,7 +27,7 @@ from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
-from tools.kubernetes import programs
+from tools.kubernetes import extras, programs
 from tools.kubernetes.files import CONF
 from tools.kubernetes.layout import (
     CONTAINERD,
@@ -236,6 +236,32 @@ def up(layout: Layout) -> None:
     wait_for(layout, "kube-controller-manager", lambda: not kubectl(layout, *account, check=False).returncode, 60)
 
 
+# -- what is there for a while ---------------------------------------------------------------------------------------
+
+
+def begin(layout: Layout, name: str) -> None:
+    """Starts a program, and lets the cluster know it if it is one that is there only for a while.
+
+    Raises:
+        FileNotFoundError: It is not built.
+    """
+    start(layout, name)
+    wait_for(layout, name, lambda: extras.listens(name), 60)
+    if path := extras.objects(name):
+        kubectl(layout, "apply", "--server-side", "--filename", str(path))
+    for rule in extras.rules(name):
+        run("iptables", "--wait", "--insert", *rule)
+
+
+def end(layout: Layout, name: str) -> None:
+    """Takes back what ``begin`` did."""
+    for rule in extras.rules(name):
+        run("iptables", "--wait", "--delete", *rule, check=False)
+    if path := extras.objects(name):
+        kubectl(layout, "delete", "--ignore-not-found", "--filename", str(path))
+    stop(name)
+
+
 def main() -> None:
     """Runs the command line; errors are for ``tools.kubernetes.machine`` to show."""
     verb, *words = sys.argv[1:]
@@ -247,11 +273,13 @@ def main() -> None:
     elif verb == "up":
         up(layout)
     elif verb == "start":
-        start(layout, words[0])
+        begin(layout, words[0])
     elif verb == "stop":
-        stop(words[0])
+        end(layout, words[0])
     elif verb == "load":
         load(Path(words[0]))
+    elif verb == "tag":
+        ctr("images", "tag", "--force", *words)
     else:
         raise ValueError(verb)
 

@@ -191,6 +191,13 @@ def build_missing(layout: Layout) -> None:
         build.Builder(layout, go).build()
 
 
+def build_extras(layout: Layout) -> None:
+    """Builds the missing extras, unless no cluster can run here, which ``up`` says."""
+    go = build.find_go()
+    if go and not unfit(layout):
+        build.Builder(layout, go).build_extras()
+
+
 def up(layout: Layout) -> None:
     """Brings the cluster up; does nothing if it runs.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tools.kubernetes.files import CONF, PKI
 from tools.kubernetes.layout import (
     DOMAIN,
+    METRICS_PORT,
     NODE,
     NODE_ADDRESS,
     RUN,
@@ -119,6 +120,23 @@ def _kubelet() -> list[str]:
     ]
 
 
+def _metrics_server() -> list[str]:
+    kubeconfig = f"{CONF}/metrics.kubeconfig"
+    return [
+        "metrics-server",
+        f"--kubeconfig={kubeconfig}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
+        f"--bind-address={NODE_ADDRESS}",
+        f"--secure-port={METRICS_PORT}",
+        f"--cert-dir={STATE}/metrics-server",
+        f"--kubelet-certificate-authority={PKI}/ca.crt",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--kubelet-use-node-status-port",
+        "--metric-resolution=15s",
+    ]
+
+
 def command(name: str, layout: Layout) -> Sequence[str]:
     """The command line of a program.
 
@@ -138,6 +156,8 @@ def command(name: str, layout: Layout) -> Sequence[str]:
             *(sys.executable, "-m", "tools.kubernetes.folders"),
             *(str(STATE / "claims"), f"{CONF}/folders.kubeconfig"),
         ],
+        "metrics-server": _metrics_server(),
+        "kube-network-policies": ["kube-network-policies", f"{CONF}/policies.kubeconfig", NODE],
     }
     if name not in lines:
         raise ValueError(f"there is no program {name!r}, only {', '.join(lines)}")

@@ -463,3 +463,32 @@ def test_frames_refuse_what_cannot_be() -> None:
     for call in (lambda: frames.unpadded(8, b""), lambda: frames.check_priority(1, b"\0\0\0\1\0")):
         with pytest.raises(ProtocolError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("announced", "sent", "fits"),
+    [("10", (10,), True), ("10", (4, 6), True), ("0", (0,), True), ("10", (9,), False), ("10", (4, 7), False)],
+)
+def test_content_is_as_long_as_it_was_announced(announced: str, sent: tuple[int, ...], fits: bool) -> None:
+    """RFC 9113, 8.1.1. Padding is no content."""
+    hand = Hand()
+    hand.head(1, [*REQUEST, ("content-length", announced)])
+    content = (b"\0" + struct.pack(">I", 5) + b"hello")[: sum(sent)] + bytes(max(0, sum(sent) - 10))
+    for number, size in enumerate(sent, 1):
+        piece, content = content[:size], content[size:]
+        hand.give(DATA, 8 | (1 if number == len(sent) else 0), 1, b"\3" + piece + bytes(3))
+    assert resets(hand.out()) == ([] if fits else [(1, ErrorCode.PROTOCOL_ERROR)])
+
+
+def test_content_that_is_announced_and_ends_with_trailers_counts_too() -> None:
+    hand = Hand()
+    hand.head(1, [*REQUEST, ("content-length", "10")])
+    hand.head(1, [("a", "b")], flags=5)
+    assert resets(hand.out()) == [(1, ErrorCode.PROTOCOL_ERROR)]
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1 0", "9" * 19, "\u0661"])
+def test_a_length_that_is_no_number_is_malformed(text: str) -> None:
+    hand = Hand()
+    hand.head(1, [*REQUEST, ("content-length", text)])
+    assert resets(hand.out()) == [(1, ErrorCode.PROTOCOL_ERROR)]

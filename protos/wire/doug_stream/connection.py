@@ -302,8 +302,7 @@ class Connection:
         self._credit += size
         if self._credit >= _CONNECTION_WINDOW >> 1:
             self._sender.put(frames.window_update(0, self._credit))
-            self._receive_window += self._credit
-            self._credit = 0
+            self._receive_window, self._credit = self._receive_window + self._credit, 0
         stream = self._streams.get(stream_id)
         if stream is None:
             self._stray(stream_id, "DATA", harmless=False)
@@ -317,6 +316,7 @@ class Connection:
         content = frames.unpadded(flags, payload) if flags & PADDED else payload
         if not content and not flags & END_STREAM:
             self._spend(self._control, "too many frames without content")
+        stream.count(len(content), last=False)
         try:
             messages = stream.assembler.feed(content)
         except CallError as error:
@@ -330,6 +330,7 @@ class Connection:
             self._on_end(stream)
 
     def _on_end(self, stream: Stream) -> None:
+        stream.count(0, last=True)
         stream.end_received = True
         if self._client:
             self._close(stream, StatusCode.INTERNAL, "the call ended without a status", ())
@@ -417,11 +418,10 @@ class Connection:
             raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, "too many calls at a time")
         request = headers.read_request(block.fields)
         stream = self._open(stream_id)
-        stream.head_received = True
+        stream.head_received, stream.length_left = True, request.length
         if request.refused:
             self._spend(self._calm, "too many requests that are none of gRPC")
-            stream.end_received = block.end_stream
-            stream.head_sent = True
+            stream.end_received, stream.head_sent = block.end_stream, True
             self._sender.end(stream, [(":status", request.refused), ("content-length", "0")])
             self._ended(stream)
             return

@@ -34,6 +34,7 @@ _METADATA_NAME = re.compile(r"[a-z0-9_.-]+")
 _METADATA_VALUE = re.compile(r"[ -~]*")
 _RESERVED = frozenset(("te", "content-type", "user-agent"))
 _PER_S = {"n": 1e9, "u": 1e6, "m": 1e3, "S": 1.0, "M": 1 / 60, "H": 1 / 3600}
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 
 
@@ -91,12 +92,21 @@ def is_grpc(head: Head) -> bool:
 
 
 class Request(NamedTuple):
-    """The request of a client; ``refused`` is the HTTP status for a request that is none of gRPC, else empty."""
+    """The request of a client.
+
+    Attributes:
+        path: The method.
+        metadata: The metadata that came with it.
+        timeout_s: How long the call may take; None for ever.
+        refused: The HTTP status for a request that is none of gRPC; else empty.
+        length: The bytes of its content, if it says so.
+    """
 
     path: str
     metadata: Metadata
     timeout_s: float | None
     refused: str
+    length: int | None = None
 
 
 def read_request(fields: Fields) -> Request:
@@ -107,7 +117,22 @@ def read_request(fields: Fields) -> Request:
     """
     head = check(fields, request=True, trailers=False)
     refused = "405" if head.pseudo[":method"] != "POST" else ("" if is_grpc(head) else "415")
-    return Request(head.pseudo[":path"], metadata_of(head.fields), decode_timeout(head.find("grpc-timeout")), refused)
+    timeout_s, length = decode_timeout(head.find("grpc-timeout")), length_of(head)
+    return Request(head.pseudo[":path"], metadata_of(head.fields), timeout_s, refused, length)
+
+
+def length_of(head: Head) -> int | None:
+    """What ``content-length`` says; None without it.
+
+    Raises:
+        ProtocolError: It is no number.
+    """
+    text = head.find("content-length")
+    if text is None:
+        return None
+    if not _LENGTH.fullmatch(text):
+        raise _malformed("content-length")
+    return int(text)
 
 
 class Answer(NamedTuple):

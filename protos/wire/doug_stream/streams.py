@@ -7,13 +7,15 @@ Invariants:
     2. What is not read yet and what may still come in are together at most the window, beside one message that is not
        complete (``messages.Assembler``).
 
-Source: RFC 9113, sections 5.1, 5.2 and 6.9.
+Source: RFC 9113, sections 5.1, 5.2, 6.9 and 8.1.1.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
+from doug_stream.codes import ErrorCode
+from doug_stream.errors import StreamFault
 from doug_stream.headers import Fields
 from doug_stream.messages import Assembler
 
@@ -26,6 +28,7 @@ class Stream:
         send_window: How much the peer takes.
         pending: What waits for that.
         tail: The trailers that follow, if any.
+        length_left: How many bytes of content are still to come by the peer's ``content-length``; None if it said none.
         head_sent: Whether this end's headers have gone.
         end_sent: Whether this end sends nothing more but what waits, and ``tail``.
         head_received: Whether the peer's headers are here.
@@ -45,6 +48,7 @@ class Stream:
         "head_received",
         "head_sent",
         "id",
+        "length_left",
         "pending",
         "send_window",
         "tail",
@@ -56,6 +60,7 @@ class Stream:
         self.send_window = send_window
         self.pending: deque[bytes] = deque()
         self.tail: Fields | None = None
+        self.length_left: int | None = None
         self.head_sent = self.end_sent = self.head_received = self.end_received = False
         self.assembler = Assembler(message_bytes_max)
         self._window = window
@@ -68,6 +73,21 @@ class Stream:
         """Counts what came in, padding included; False when it is more than this end allowed."""
         self._receive_window -= size
         return self._receive_window >= 0
+
+    def count(self, size: int, *, last: bool) -> None:
+        """Counts content, without padding, against what was announced.
+
+        Args:
+            size: The bytes of content that came.
+            last: Whether the peer sends nothing more.
+
+        Raises:
+            StreamFault: It is more than that, or ends before (RFC 9113, 8.1.1).
+        """
+        if self.length_left is not None:
+            self.length_left -= size
+            if self.length_left < 0 or (last and self.length_left):
+                raise StreamFault(self.id, ErrorCode.PROTOCOL_ERROR, "content-length says otherwise")
 
     def owed(self, message: bytes) -> int:
         """The bytes of the window to give back to the peer once the next message was taken."""

@@ -8,6 +8,7 @@ Source: DESIGN 7; ``doug_wire.command.Token``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import xxhash
@@ -19,6 +20,17 @@ KEY_CHARACTERS_MAX = 255
 OPERATION_KEY_CHARACTERS_MAX = KEY_CHARACTERS_MAX + 20
 """The longest key of one write of a batch: the batch's key, ``/``, and the write's place, a number of 64 bits."""
 _KEY = re.compile(r"[\x20-\x7e]+\Z")
+
+
+IDENTITY_BYTES_MAX = 200
+"""The longest identity that fits into a token beside the longest idempotency key (``TOKEN_BYTES_MAX``)."""
+
+
+def identity_of(principal: str) -> str:
+    """The identity to which a principal's idempotency keys belong: its name, or the hash of one that has no room."""
+    if len(principal) <= IDENTITY_BYTES_MAX and principal.isascii():
+        return principal
+    return "sha256:" + hashlib.sha256(principal.encode()).hexdigest()
 
 
 def is_key(key: str, characters_max: int = KEY_CHARACTERS_MAX) -> bool:

@@ -293,16 +293,42 @@ def not_after(pem: bytes) -> datetime:
         TlsError: The file holds no certificate.
     """
     try:
-        body = pem.split(b"-----BEGIN CERTIFICATE-----", 1)[1].split(b"-----END CERTIFICATE-----", 1)[0]
-        certificate = _children(b64decode(body))[0][1]
-        fields = _children(_children(certificate)[0][1])
-        # Version is optional and tagged; serial number, algorithm and issuer come before the validity (RFC 5280, 4.1).
-        validity = fields[4 if fields[0][0] == 0xA0 else 3][1]
-        tag, text = _children(validity)[1]
+        tag, text = _children(_fields(pem)[_VALIDITY][1])[1]
         form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"
         return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
     except (IndexError, ValueError) as error:
         raise TlsError(f"not a certificate in PEM: {error}") from error
+
+
+def common_names(pem: bytes) -> list[str]:
+    """The common names of the subject of the first certificate of a PEM file, in their order.
+
+    Raises:
+        TlsError: The file holds no certificate, or a common name is in an alphabet of the last century.
+    """
+    try:
+        # The subject is a sequence of sets of pairs of a type and a value (RFC 5280, 4.1.2.4).
+        sets = (_children(each) for _, each in _children(_fields(pem)[_SUBJECT][1]))
+        pairs = [_children(pair) for each in sets for _, pair in each]
+        named = [value for (_, kind), value in pairs if kind == _COMMON_NAME]
+        if not all(tag in _TEXTS for tag, _ in named):
+            raise TlsError("a common name that is neither ASCII nor UTF-8")
+        return [text.decode(_TEXTS[tag]) for tag, text in named]
+    except (IndexError, ValueError) as error:
+        raise TlsError(f"not a certificate in PEM: {error}") from error
+
+
+_VALIDITY, _SUBJECT = 3, 4
+"""The places of fields behind the serial number, the algorithm and the issuer (RFC 5280, 4.1)."""
+_COMMON_NAME = bytes.fromhex("550403")
+_TEXTS = {0x0C: "utf-8", 0x13: "ascii", 0x16: "ascii"}
+
+
+def _fields(pem: bytes) -> list[tuple[int, bytes]]:
+    """The fields of the first certificate of a PEM file, but for its version, which is optional and tagged."""
+    body = pem.split(b"-----BEGIN CERTIFICATE-----", 1)[1].split(b"-----END CERTIFICATE-----", 1)[0]
+    fields = _children(_children(_children(b64decode(body))[0][1])[0][1])
+    return fields[1:] if fields[0][0] == 0xA0 else fields
 
 
 def _children(data: bytes) -> list[tuple[int, bytes]]:

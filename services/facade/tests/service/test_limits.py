@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,38 @@ async def test_strangers_have_a_rate_whatever_they_ask_for(make_facade: MakeFaca
     tried = [(await facade.http.get(path, headers=wrong)).status_code for path in paths]
     assert tried == [401] * 5 + [429] * 3
     assert (await facade.http.get("/v1/auth/whoami", headers=right)).status_code == 200
+
+
+async def test_the_audit_log_names_who_is_refused_for_asking_too_much(make_facade: MakeFacade, tmp_path: Path) -> None:
+    """Once a minute for each client and limit, whichever way the request went."""
+    path = tmp_path / "audit.jsonl"
+    facade = await make_facade(
+        nodes=1,
+        audit_file=str(path),
+        address_requests_per_s=5,
+        client_scans_max=1,
+        client_bytes_max=1 << 20,
+        request_timeout_ms=60_000,
+    )
+    facade.application.front.quotas._addresses._clock = lambda: 1000.0
+    node = facade.cluster.shards[0].leader
+    clients = {name: client_at(facade, name) for name in ("10.0.0.1", "10.0.0.2", "10.0.0.3")}
+    async with clients["10.0.0.1"] as fast, clients["10.0.0.2"] as scanning, clients["10.0.0.3"] as large:
+        answers = [(await fast.get("/v1/kv/k")).status_code for _ in range(9)]
+        assert answers == [404] * 5 + [429] * 4
+        node.silent = True
+        async with asyncio.TaskGroup() as group:
+            group.create_task(scanning.get("/v1/kv"))
+            await facade.until(lambda: len(node.scans) == 1, "a scan is under way")
+            group.create_task(large.put("/v1/kv/a", content=b"v" * 700_000))
+            await facade.until(lambda: facade.router.registry.load(0).items == 1, "a write is under way")
+            for _ in range(2):
+                assert (await scanning.get("/v1/kv?count_only=true")).status_code == 429
+                assert (await large.put("/v1/kv/a", content=b"v" * 700_000)).status_code == 429
+            node.silent = False
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    told = [(line["limit"], line["client"], line["times"]) for line in lines if line["event"] == "limited"]
+    assert told == [("rate", "10.0.0.1", 1), ("places", "10.0.0.2", 1), ("share", "10.0.0.3", 1)]
 
 
 async def test_an_address_that_has_too_many_connections_is_told_so(make_facade: MakeFacade) -> None:

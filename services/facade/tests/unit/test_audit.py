@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from facade.app.audit import BURST, Audit
+from facade.app.excess import CLIENTS_MAX, EVERY_S, Excess
 from facade.client.access import NOBODY
 from facade.errors import SettingsError
 
@@ -42,3 +43,40 @@ def test_its_file_is_private_before_anybody_can_open_it(tmp_path: Path, monkeypa
     assert modes == [0o600]
     with pytest.raises(SettingsError, match="DOUGDB_AUDIT_FILE"):
         Audit(str(tmp_path), CollectorRegistry())
+
+
+def test_who_asks_for_too_much_has_a_line_a_minute_with_how_often_it_was() -> None:
+    now_s = [1000.0]
+    told: list[tuple[str, str, int]] = []
+    excess = Excess(lambda *line: told.append(line), lambda: now_s[0])
+    for _ in range(500):
+        excess.note("rate", "token:greedy")
+    excess.note("rate", "10.0.0.2")
+    excess.note("share", "token:greedy")
+    assert told == [("rate", "token:greedy", 1), ("rate", "10.0.0.2", 1), ("share", "token:greedy", 1)]
+    now_s[0] += EVERY_S
+    excess.note("rate", "token:greedy")
+    assert told[3:] == [("rate", "token:greedy", 500)]
+
+
+def test_what_is_kept_of_those_who_ask_for_too_much_is_bounded() -> None:
+    now_s = [1000.0]
+    told: list[str] = []
+    excess = Excess(lambda limit, client, times: told.append(client), lambda: now_s[0])
+    for number in range(CLIENTS_MAX + 10):
+        for _ in range(2):
+            excess.note("connections", str(number))
+    assert len(told) == CLIENTS_MAX + 10
+    assert len(excess._next_s) == CLIENTS_MAX >= len(excess._untold)
+    now_s[0] += EVERY_S
+    excess.note("connections", "one more")
+    assert (len(excess._next_s), len(excess._untold)) == (1, 0)
+
+
+def test_a_line_of_who_asks_for_too_much_says_who_and_which_limit() -> None:
+    audit = Audit("", CollectorRegistry(), lambda: 1000.0)
+    with capture_logs() as lines:
+        audit.limited("rate", "token:greedy", 500)
+    (line,) = lines
+    expected = {"audited": "limited", "client": "token:greedy", "limit": "rate", "times": 500}
+    assert line.items() >= {**expected, "outcome": "too_many_requests", "time": 1_000_000}.items()

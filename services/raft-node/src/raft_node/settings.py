@@ -100,7 +100,8 @@ class NodeSettings(BaseSettings):
 
     auth_mode: str = Field(default="none", pattern=r"^(none|(token|mtls|oidc)( *, *(token|mtls|oidc))*)$")
     """The same value as the facades have. With any mode but ``none``, ``tls_mode`` must be ``mutual``, and only facades
-    and nodes may call Doug and Admin; with ``token`` also clients that show a token of ours, as far as it allows."""
+    and nodes may call Doug and Admin; with ``token`` also clients that show a token of ours, and with ``mtls`` those
+    with a certificate of ``tls_ca_file`` whose name is a principal, as far as the principal may."""
     auth_facade_names: str = "dougdb-facade"
     """The names in certificates, a comma list, by which a caller is recognized as a facade. Nodes are recognized by the
     names in ``peers``."""
@@ -283,9 +284,9 @@ class NodeSettings(BaseSettings):
         return self.auth_mode != "none"
 
     @property
-    def takes_tokens(self) -> bool:
-        """Whether clients that show a token may call Doug and Admin."""
-        return "token" in self.auth_mode
+    def auth_modes(self) -> frozenset[str]:
+        """What may prove who a client is; ``none`` alone if clients need not say so."""
+        return frozenset(mode.strip() for mode in self.auth_mode.split(","))
 
     @property
     def trusted_names(self) -> tuple[str, ...]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from doug.v1 import admin_pb2, doug_pb2
 from doug_wire.auth import tokens
@@ -33,8 +38,11 @@ class Aborted(Exception):  # noqa: N818
 class FakeContext:
     """A call with a client's certificate and some metadata."""
 
-    def __init__(self, *metadata: tuple[str, str | bytes], name: str = "dougdb-client", tls: bool = True) -> None:
+    def __init__(
+        self, *metadata: tuple[str, str | bytes], name: str = "dougdb-client", tls: bool = True, pem: bytes = b""
+    ) -> None:
         self._metadata = metadata
+        self._pem = pem
         self._name = name
         self._tls = tls
         self.status: grpc.StatusCode | None = None
@@ -43,7 +51,11 @@ class FakeContext:
     def auth_context(self) -> dict[str, list[bytes]]:
         if not self._tls:
             return {}
-        return {"transport_security_type": [b"ssl"], "x509_subject_alternative_name": [self._name.encode()]}
+        return {
+            "transport_security_type": [b"ssl"],
+            "x509_subject_alternative_name": [self._name.encode()],
+            **({"x509_pem_cert": [self._pem]} if self._pem else {}),
+        }
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return self._metadata
@@ -59,14 +71,15 @@ class FakeContext:
 class Shard:
     """What a shard holds, and a node of it that judges by that."""
 
-    def __init__(self, *, is_copy: bool = False) -> None:
+    def __init__(self, *, is_copy: bool = False, modes: tuple[str, ...] = ("token",)) -> None:
         self.document = EMPTY
         self.revision = 1
         self.error: Exception | None = None
         self.asked = 0
         self.now_s = 1000.0
         self.lines: list[dict[str, object]] = []
-        self.guests = Guests(self.held, is_copy=is_copy, clock=lambda: self.now_s, wall_clock=lambda: self.now_s)
+        clock = lambda: self.now_s  # noqa: E731
+        self.guests = Guests(self.held, is_copy=is_copy, modes=modes, clock=clock, wall_clock=clock)
         self.callers = Callers(["dougdb-facade"], self.tell, lambda: self.now_s, self.guests)
 
     def tell(self, event: str, **fields: object) -> None:
@@ -249,6 +262,79 @@ async def test_tokens_count_only_where_they_are_a_proof() -> None:
     token = shard.makes("app", *ALL_GRANTS)
     shard.callers = Callers(["dougdb-facade"], shard.tell)
     assert await shard.calls(shown(token), "Partitions", pb.PartitionsRequest()) is UNKNOWN
+
+
+def certificate_of(name: str, expires_s: float = 10_000_000.0) -> bytes:
+    """A certificate as PEM."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    start, end = (datetime.fromtimestamp(at_s, UTC) for at_s in (0, expires_s))
+    return (
+        x509.CertificateBuilder(subject, subject, key.public_key(), 7, start, end)
+        .sign(key, None)
+        .public_bytes(Encoding.PEM)
+    )
+
+
+async def test_a_certificate_with_a_name_is_a_proof_in_its_mode() -> None:
+    """It is judged like a token; the names of facades and nodes stay theirs, and a token goes before it."""
+    shard = Shard(modes=("mtls", "token"))
+    token = shard.makes("app", "read:config/")
+    shard.becomes(shard.document.with_role("r", [parse_grant("read:jobs/")]).with_user("cert:ann", "r"))
+    read, other = pb.GetRequest(key=b"jobs/a"), pb.GetRequest(key=b"config/a")
+    ann = certificate_of("ann")
+    assert await shard.calls(FakeContext(pem=ann), "Get", read) is None
+    assert await shard.calls(FakeContext(pem=ann), "Get", other) is DENIED
+    assert await shard.calls(FakeContext(pem=ann), "Pipe", None) is DENIED
+    assert await shard.calls(FakeContext(pem=certificate_of("bob")), "Get", read) is DENIED
+    for metadata in (("authorization", f"Bearer {token}x"), ("authorization", ""), ("authorization", "Bearer")):
+        assert await shard.calls(FakeContext(metadata, pem=ann), "Get", read) is UNKNOWN, "what is shown counts alone"
+    with_token = FakeContext(("authorization", f"Bearer {token}"), pem=ann)
+    assert await shard.calls(with_token, "Get", other) is None
+    assert await shard.calls(FakeContext(pem=ann, tls=False), "Get", read) is UNKNOWN
+    assert await shard.calls(FakeContext(pem=certificate_of("dougdb-facade")), "Pipe", None) is DENIED
+    assert await shard.calls(FakeContext(pem=ann, name="dougdb-facade"), "Pipe", None) is None
+    shard.becomes(shard.document.without_user("cert:ann", "r"))
+    assert await shard.calls(FakeContext(pem=ann), "Get", read) is DENIED
+    without = Shard()
+    without.becomes(shard.document.with_user("cert:ann", "admin"))
+    assert await without.calls(FakeContext(pem=ann), "Get", read) is UNKNOWN
+
+
+async def test_a_certificate_ends_and_so_does_what_it_may(shard: Shard) -> None:
+    """On an open connection, and in the middle of what lasts, too."""
+    shard.guests.modes = ("mtls",)
+    shard.becomes(shard.document.with_user("cert:ann", "reader"))
+    context: Any = FakeContext(pem=certificate_of("ann", EXPIRES_MS / 1000))
+    attend = await shard.callers.admit(context, DOUG, "Watch", pb.WatchRequest())
+    assert attend is not None
+    begun = asyncio.Event()
+
+    async def watch() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    serving = asyncio.ensure_future(attend(watch()))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        shard.now_s = EXPIRES_MS / 1000
+        with pytest.raises(Aborted):
+            await serving
+    assert context.status is UNKNOWN
+    assert await shard.calls(context, "Get", pb.GetRequest(key=b"a")) is UNKNOWN
+
+
+async def test_a_refusal_says_what_would_count() -> None:
+    for modes, counts in (
+        (("token",), "a token (dougctl auth token) of a client does"),
+        (("mtls",), "a certificate with a name of a client does"),
+        (("mtls", "token"), "a token (dougctl auth token) or a certificate with a name of a client does"),
+        (("oidc",), "nothing of a client does"),
+    ):
+        shard = Shard(modes=modes)
+        context: Any = shown("a.b.c")
+        with pytest.raises(Aborted, match=re.escape(counts)):
+            await shard.callers.admit(context, DOUG, "Partitions", pb.PartitionsRequest())
 
 
 async def test_a_token_ends_and_so_does_what_it_may() -> None:

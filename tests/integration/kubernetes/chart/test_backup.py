@@ -75,11 +75,3 @@ def test_it_is_as_restricted_as_every_pod(tools: None) -> None:
     assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-
-
-def test_it_may_reach_the_facades_where_only_some_may(tools: None) -> None:
-    objects, cron, _ = job_of("--set-json", 'networkPolicy.clientsFrom=[{"namespaceSelector":{}}]')
-    labels = cron["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-    policy = named(objects, "NetworkPolicy", "dougdb-facade")
-    peers = policy["spec"]["ingress"][0]["from"]
-    assert {"podSelector": {"matchLabels": labels}} in peers and len(peers) == 2

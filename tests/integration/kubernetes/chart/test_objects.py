@@ -210,7 +210,26 @@ def test_nodes_are_reached_by_facades_and_nodes_alone(default: list[Object]) -> 
     assert [labels["app.kubernetes.io/component"] for labels in who["client"]] == ["facade"]
     assert who["admin"] == [{"namespaceSelector": {}}]
     facade = named(default, "NetworkPolicy", "dougdb-facade")["spec"]
-    assert [rule["ports"][0]["port"] for rule in facade["egress"]] == [21000, 53, 443]
+    assert [rule["ports"][0]["port"] for rule in facade["egress"]] == [21000, 8080, 53, 443]
+
+
+@pytest.mark.parametrize("backups", [False, True])
+def test_the_charts_own_clients_reach_the_facades_where_only_some_may(backups: bool, tools: None) -> None:
+    """Its test, its backups, and dougctl in a facade's pod, which the Service may lead to another facade."""
+    clients = 'networkPolicy.clientsFrom=[{"namespaceSelector":{}}]'
+    objects = render("--set", f"backup.enabled={str(backups).lower()}", "--set-json", clients)
+    (test,) = of_kind(objects, "Pod")
+    own = [test["metadata"]["labels"], workload(objects, "Deployment", "dougdb-facade")["metadata"]["labels"]]
+    own += [one["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"] for one in of_kind(objects, "CronJob")]
+    assert len(own) == 2 + backups
+    policy = named(objects, "NetworkPolicy", "dougdb-facade")["spec"]
+    let_in = policy["ingress"][0]["from"]
+    selected = [one["podSelector"]["matchLabels"] for one in let_in if "podSelector" in one]
+    for labels in own:
+        assert [one for one in selected if one.items() <= labels.items()], labels
+    assert len(let_in) == 1 + len(own)
+    facades = {"podSelector": {"matchLabels": policy["podSelector"]["matchLabels"]}}
+    assert {"to": [facades], "ports": [{"port": 8080, "protocol": "TCP"}]} in policy["egress"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from bench.http11 import HttpError, fetch
 from integration.kubernetes.cluster import load
 from integration.kubernetes.cluster.driver import call_program
 from integration.kubernetes.cluster.kubectl import PREFIX, find_kubectl
-from tools.helm_chart import CHART, run_helm
+from tools.helm_chart import CHART, ROOT, run_helm
 
 VALUES = ("--values", str(CHART / "values-kind.yaml"))
 SMALL = ("--set", "shards=1,raft.replicas=3,facade.replicas=2,raft.minReadySeconds=2")
@@ -35,6 +35,13 @@ def finish(client: subprocess.Popen[str]) -> Any:
     told, _ = client.communicate("stop\n", timeout=120)
     assert client.returncode == 0, told[-2000:]
     return json.loads(told.splitlines()[-1])
+
+
+def program(verb: str, name: str) -> None:
+    """Stops or starts one of the cluster's programs."""
+    words = [sys.executable, "-m", "tools.kubernetes", verb, name]
+    run = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 class Release:
@@ -159,12 +166,16 @@ class Release:
             self.kubectl("rollout", "status", owner, f"--timeout={HELM_S}s")
 
     @contextlib.contextmanager
-    def loaded(self) -> Iterator[list[Any]]:
+    def loaded(self, rate: int = RATE, clients: int = CLIENTS) -> Iterator[list[Any]]:
         """Requests while the block runs, from this machine; the report is put into the list.
 
         Each load has a seed of its own, and with it keys that no other has written.
+
+        Args:
+            rate: Requests per second, of all clients together.
+            clients: How many there are, each with one connection.
         """
-        words = (self.address, "8080", str(RATE), str(CLIENTS), str(next(self._seeds)))
+        words = (self.address, "8080", str(rate), str(clients), str(next(self._seeds)))
         client = subprocess.Popen(
             [sys.executable, "-c", Path(load.__file__).read_text(), *words],
             stdin=subprocess.PIPE,

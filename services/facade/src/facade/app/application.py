@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from facade import __version__
 from facade.app.audit import Audit
+from facade.app.excess import Excess
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
 from facade.app.gate import Gate
@@ -102,7 +103,14 @@ class Application:
         self.console = Console(router, metrics, settings) if settings.console_enabled else None
         self.front = Front(settings, metrics)
         self.front.audit = None if self._witness is None else self._witness.audit
+        if self.front.audit is not None:
+            self._note_excess(Excess(self.front.audit.limited), router)
         self.hot = HotLane(router, metrics, self.front, gate)
+
+    def _note_excess(self, excess: Excess, router: Router) -> None:
+        """Has the audit log told of clients that are refused because they ask for more than their part."""
+        for each in (self.front.quotas, router.registry, *self._metrics.places):
+            each.on_refused = excess.note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""

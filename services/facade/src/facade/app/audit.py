@@ -30,7 +30,7 @@ from facade.settings import PREFIX
 
 LINES_PER_S = 100.0
 BURST = 1000.0
-EVENTS = ("refused", "admin", "auth", "session")
+EVENTS = ("refused", "limited", "admin", "auth", "session")
 KEY_CHARACTERS_MAX = 256
 METHOD_CHARACTERS_MAX = 32
 
@@ -110,6 +110,17 @@ class Audit:
         )
         fields = {"path": _shown(scope["raw_path"]), "outcome": error.code, "reason": error.detail}
         self._tell("refused", caller, fields)
+
+    def limited(self, limit: str, client: str, times: int) -> None:
+        """Notes that requests of a client, or its connections, were refused because it asks for more than its part.
+
+        Args:
+            limit: Which limit it is.
+            client: The principal, or the address.
+            times: How many were refused since this was noted of the client before.
+        """
+        fields = {"client": client[:KEY_CHARACTERS_MAX], "limit": limit, "times": times}
+        self._tell("limited", NOBODY, {**fields, "outcome": "too_many_requests"})
 
     def acted(self, caller: Caller, path: str, status: int) -> None:
         """Notes what an operator did, or tried to do."""

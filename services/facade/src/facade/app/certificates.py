@@ -1,12 +1,6 @@
-"""The owner of the certificate that a client has shown: the name by which roles are given, ``cert:NAME``.
+"""The certificate that the client of a connection has shown, and its owner's name (``doug_wire.auth.certificates``).
 
-The name is the first of: an alternative name that is a URI (as SPIFFE has it), the subject's common name. The
-authority's signature was checked by TLS, when the connection began. Must not know what a name may do. Invariants:
-
-1. A certificate of which any part is not understood has no name.
-2. A name comes with its certificate's end, which a connection may outlive.
-
-Source: RFC 5280, 4.1.2.6 and 4.2.1.6; SPIFFE X.509-SVID, 2.
+Must not know what a name may do. Invariant: a name comes with its certificate's end, which a connection may outlive.
 """
 
 from __future__ import annotations
@@ -14,24 +8,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from doug_wire.auth.document import CERTIFICATE, DocumentError, check_principal
+from doug_wire.auth.certificates import NONE, Certificate, owner_of
 
-
-class Certificate(NamedTuple):
-    """The parts of a client's certificate that count.
-
-    Attributes:
-        name: The owner's name; empty if there is no certificate, or none with a usable name.
-        expires_s: When the certificate ends, in seconds since the epoch.
-    """
-
-    name: str = ""
-    expires_s: float = 0.0
-
-
-NONE = Certificate()
+__all__ = ["NONE", "Certificate", "name_of", "read", "shown_by"]
 
 
 def shown_by(transport: asyncio.BaseTransport) -> Certificate:
@@ -54,11 +35,4 @@ def name_of(certificate: Mapping[str, Any]) -> str:
     """The owner's name in a certificate as ``ssl`` gives it; empty if it has none that can be used."""
     uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     names = [value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
-    if len(uris) > 1 or (not uris and len(names) != 1):
-        return ""
-    found: str = uris[0] if uris else names[0]
-    try:
-        check_principal(f"{CERTIFICATE}:{found}")
-    except DocumentError:
-        return ""
-    return found
+    return owner_of(uris, names)

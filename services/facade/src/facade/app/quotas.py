@@ -63,6 +63,7 @@ class Quotas:
     Attributes:
         counts: Whether requests are counted at all.
         refused_connections: How many connections were refused.
+        on_refused: Called with the limit and the client of whatever is refused.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,6 +74,7 @@ class Quotas:
         self._connections_max = settings.address_connections_max
         self._connections: dict[str, int] = {}
         self.refused_connections = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     @property
     def refused(self) -> int:
@@ -89,9 +91,16 @@ class Quotas:
         Raises:
             TooManyRequestsError: Its client or address has used up its share.
         """
-        self._addresses.take(address)
+        self._take(self._addresses, address)
         if principal:
-            self._principals.take(principal)
+            self._take(self._principals, principal)
+
+    def _take(self, rate: Rate, client: str) -> None:
+        try:
+            rate.take(client)
+        except TooManyRequestsError:
+            self.on_refused("rate", client)
+            raise
 
     def take_stranger(self, address: str) -> None:
         """Counts a request, whatever it was for, of somebody who could not be told who they are.
@@ -99,7 +108,7 @@ class Quotas:
         Raises:
             TooManyRequestsError: The address has used up its share.
         """
-        self._addresses.take(address)
+        self._take(self._addresses, address)
 
     def connect(self, address: str) -> bool:
         """Counts a connection of an address until ``disconnect``; returns whether the address may have it."""
@@ -109,6 +118,7 @@ class Quotas:
         if count <= self._connections_max:
             return True
         self.refused_connections += 1
+        self.on_refused("connections", address)
         return False
 
     def disconnect(self, address: str) -> None:

@@ -15,7 +15,6 @@ Source: docs/auth.md; reliability.md, part 5.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -23,18 +22,11 @@ from typing import NamedTuple
 from doug_wire import command as commands
 from doug_wire.auth.grants import ALL, NOTHING, KeyRange, Rights, Target, Verb, authorize
 from doug_wire.command import Opcode
+from doug_wire.idempotency import identity_of
 from doug_wire.payload import decode_batch, decode_txn
 from facade.errors import ForbiddenError, ProblemError, UnauthenticatedError
 
 Wanted = tuple[Verb, Target]
-
-
-IDENTITY_BYTES_MAX = 200
-"""The longest identity that fits into a token beside the longest idempotency key (``TOKEN_BYTES_MAX``)."""
-
-
-def _hashed(name: str) -> str:
-    return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
 
 
 class Access:
@@ -52,7 +44,7 @@ class Access:
 
     def __init__(self, name: str, rights: Rights) -> None:
         self.name = name
-        self.identity = name if len(name) <= IDENTITY_BYTES_MAX and name.isascii() else _hashed(name)
+        self.identity = identity_of(name)
         self.rights = rights
         self.ended = False
         self.used = False

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class Places:
     Attributes:
         taken: The number of places that are taken.
         refused: How often a client or address was refused because it had too many.
+        on_refused: Called with the limit and the client that is refused so.
     """
 
     def __init__(self, what: str, total: int, of_client: int = 0, of_address: int = 0) -> None:
@@ -66,6 +67,7 @@ class Places:
         """By client, in the order of their turns: those that wait."""
         self.taken = 0
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -77,7 +79,7 @@ class Places:
         """
         client, address = sender.get(), peer.get()
         if (refusal := self._refusal(client, address)) is not None:
-            raise self._refuse(refusal)
+            raise self._refuse(refusal, client)
         self._take(client, address)
         try:
             yield
@@ -115,7 +117,7 @@ class Places:
                 await waiter.has_place
         except TimeoutError:
             self._leave(client, waiter)
-            raise self._refuse(self._refusal(client, address) or self._full()) from None
+            raise self._refuse(self._refusal(client, address) or self._full(), client) from None
         except asyncio.CancelledError:
             self._leave(client, waiter)
             raise
@@ -145,8 +147,10 @@ class Places:
     def _full(self) -> NotAppliedError:
         return NotAppliedError("overloaded", f"Too many {self._what}.")
 
-    def _refuse(self, refusal: ProblemError) -> ProblemError:
-        self.refused += isinstance(refusal, TooManyRequestsError)
+    def _refuse(self, refusal: ProblemError, client: str) -> ProblemError:
+        if isinstance(refusal, TooManyRequestsError):
+            self.refused += 1
+            self.on_refused("places", client)
         return refusal
 
     def _take(self, client: str, address: str) -> None:
@@ -186,6 +190,7 @@ class Bytes:
         held: How many bytes are held.
         held_max: How many bytes may be held.
         refused: How often a client was refused because it held too many.
+        on_refused: Called with the limit and the client that is refused.
     """
 
     def __init__(self, what: str, total: int, of_one: int) -> None:
@@ -202,6 +207,7 @@ class Bytes:
         self.held = 0
         self.held_max = max(total, of_one)
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     def take(self, client: str, size: int) -> None:
         """Counts bytes that a client holds until ``give_back``.
@@ -213,6 +219,7 @@ class Bytes:
         own = self._clients.get(client, 0)
         if own and own + size > self._of_client:
             self.refused += 1
+            self.on_refused("places", client)
             raise TooManyRequestsError(f"Too many {self._what} for you.")
         if self.held + size > self.held_max:
             raise NotAppliedError("overloaded", f"Too many {self._what}.")

@@ -53,6 +53,7 @@ class Registry:
     Attributes:
         timeout_s: How long an operation may take that has no deadline of its own.
         next_id: Gives the id of the next operation, which its record carries.
+        on_refused: Called with the limit and the client of an operation that is refused for its client's share.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Registry:
         self._ticking = False
         self._stranded: list[Operation] = []
         self._loads: dict[int, Load] = {}
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     def load(self, shard_id: int) -> Load:
         """The operations of a shard that wait or are in flight, in numbers and bytes."""
@@ -92,8 +94,12 @@ class Registry:
             if self._window or self._client_bytes_max:
                 window = self._window or self._items_max
                 turns = Turns(window, self._items_max, self._bytes_max, self._client_bytes_max)
+                turns.on_refused = self._tell_refused
             load = self._loads[shard_id] = Load(turns)
         return load
+
+    def _tell_refused(self, limit: str, client: str) -> None:
+        self.on_refused(limit, client)
 
     def sample_turns(self) -> None:
         """Sets the metrics of the operations that wait for their turn, and of those refused for a share."""

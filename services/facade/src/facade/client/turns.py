@@ -18,6 +18,7 @@ Source: A. Demers et al., Analysis and simulation of a fair queueing algorithm, 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from facade.errors import TooManyRequestsError
@@ -58,10 +59,11 @@ class Turns:
     Attributes:
         refused: How often an operation was refused because its client held more than its part.
         waited: How many operations have waited for their turn.
+        on_refused: Called with the limit and the client of an operation that is refused.
     """
 
-    __slots__ = ("_bytes_limit", "_bytes_max", "_clients", "_inside", "_items_max", "_waiting", "_window", "refused",
-                 "waited")  # fmt: skip
+    __slots__ = ("_bytes_limit", "_bytes_max", "_clients", "_inside", "_items_max", "_waiting", "_window", "on_refused",
+                 "refused", "waited")  # fmt: skip
 
     def __init__(self, window: int, items_max: int, bytes_max: int, bytes_limit: int = 0) -> None:
         """Starts without clients.
@@ -81,6 +83,7 @@ class Turns:
         self._waiting: dict[str, Client] = {}
         self.refused = 0
         self.waited = 0
+        self.on_refused: Callable[[str, str], None] = lambda limit, client: None
 
     @property
     def waiting(self) -> int:
@@ -128,6 +131,7 @@ class Turns:
         large = 2 * taken >= self._bytes_max and client.size > 0 and held > part * self._bytes_max
         if much or large or (self._bytes_limit and client.size > 0 and held > self._bytes_limit):
             self.refused += 1
+            self.on_refused("share", client.name)
             raise TooManyRequestsError("Too many of your requests are under way.")
 
     def enter(self, client: Client, operation: Operation) -> bool:

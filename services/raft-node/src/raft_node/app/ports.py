@@ -77,8 +77,8 @@ async def open_ports(
     await readiness.begin()
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
-    guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0)
-    callers = Callers(settings.trusted_names, _log.warning, guests=guests if settings.takes_tokens else None)
+    guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0, modes=settings.auth_modes)
+    callers = Callers(settings.trusted_names, _log.warning, guests=guests)
     admit = callers.admit if settings.guarded else None
     counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
     connections = shares(descriptors.raise_limit())[:2]

@@ -7,22 +7,21 @@ these tests is that of its life.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from bench.http11 import fetch
-from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
+from integration.kubernetes.cluster.driver import call_program, wait_for
+from integration.kubernetes.cluster.helm import HELM_S, Release, namespace, program
 from integration.kubernetes.cluster.kubectl import POD_NETWORK
 from integration.kubernetes.cluster.scenarios.judged import judge
-from tools.helm_chart import ROOT
+from tools.kubernetes.__main__ import version
 
 Figure = Callable[[str], None]
 BACKED_UP = ("--set", "backup.enabled=true")
@@ -107,6 +106,24 @@ def test_every_pod_is_evicted_under_load(release: Release, figure: Figure) -> No
     judge(report, figure, f"every pod evicted, {refused} evictions refused meanwhile")
 
 
+def test_an_upgrade_to_other_images_under_load_fails_no_request(release: Release, figure: Figure) -> None:
+    """Of both services, and back again by helm's rollback. They are the same images under another tag."""
+    before = release.runs()
+    tags = f"raft.image.tag={version()}-next,facade.image.tag={version()}-next"
+    with release.loaded() as report:
+        release.deploy(*BACKED_UP, "--set", tags)
+        release.settled()
+        upgraded = release.runs()
+        images = {pod["spec"]["containers"][0]["image"] for pod in release.pods("raft-node").values()}
+        run = release.helm("rollback", "dougdb", "--wait", "--timeout", f"{HELM_S}s")
+        assert run.returncode == 0, run.stderr
+        release.settled()
+    judge(report, figure, "an upgrade to other images, and back")
+    assert images == {f"docker.io/dougdb/raft-node:{version()}-next"}
+    assert not set(before.values()) & set(upgraded.values())
+    assert not set(upgraded.values()) & set(release.runs().values())
+
+
 def test_an_image_that_cannot_be_pulled_stops_the_upgrade_and_is_taken_back(release: Release, figure: Figure) -> None:
     """One pod is stuck, nothing else is taken down. After a rollback it has to be deleted, as is documented."""
     with release.loaded() as report:
@@ -134,12 +151,6 @@ def test_a_node_whose_claims_are_deleted_is_replaced(release: Release, figure: F
         release.ctl("members", "replace", node, "--shard", "0")
         release.settled()
     judge(report, figure, "a wiped node replaced")
-
-
-def program(verb: str, name: str) -> None:
-    """Stops or starts one of the cluster's programs."""
-    words = [sys.executable, "-m", "tools.kubernetes", verb, name]
-    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
 
 
 def etcd(verb: str, document: dict[str, Any]) -> Any:
@@ -175,9 +186,9 @@ def test_facades_without_their_rights_go_by_dns(release: Release, figure: Figure
         wait_for(functools.partial(release.metric, pod, asked.replace("dns", "kubernetes")), HELM_S, f"{pod} to watch")
 
 
-def listed_again(release: Release, pod: str, before: float) -> bool:
-    """Whether a facade has found its version forgotten since then."""
-    return release.metric(pod, EXPIRED) > before
+def grown(release: Release, pod: str, name: str, before: float) -> bool:
+    """Whether a facade's metric is greater than before."""
+    return release.metric(pod, name) > before
 
 
 def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure: Figure) -> None:
@@ -201,12 +212,49 @@ def test_the_api_server_is_away_for_a_minute_under_load(release: Release, figure
         wait_for(lambda: release.runs().get("dougdb-s0-0", run) != run, HELM_S, "dougdb-s0-0 to be made anew")
         release.settled()
         for pod, seen in before.items():
-            wait_for(functools.partial(listed_again, release, pod, seen), HELM_S, f"{pod} to list again")
+            wait_for(functools.partial(grown, release, pod, EXPIRED, seen), HELM_S, f"{pod} to list again")
     judge(report, figure, f"the API server away for {AWAY_S:.0f} s")
     after = release.pods("raft-node")["dougdb-s0-0"]["status"]["podIP"]
     roles = {node["id"]: node["role"] for node in release.call("GET", "/v1/cluster").json()["shards"][0]["nodes"]}
     figure(f"dougdb-s0-0 went from {address} to {after}; it is {roles['dougdb-s0-0']}")
     assert roles["dougdb-s0-0"] in ("leader", "follower")
+
+
+@contextlib.contextmanager
+def watches_cut(release: Release) -> Iterator[None]:
+    """Answers every packet of a facade to the API server with a reset: watches end, and no connection is made."""
+    addresses = [one["status"]["podIP"] for one in release.pods("facade").values()]
+    rules = [
+        ("--source", one, "--protocol", "tcp", "--dport", "6443", "--jump", "REJECT", "--reject-with", "tcp-reset")
+        for one in addresses
+    ]
+    for rule in rules:
+        call_program(["iptables", "--wait", "--insert", "INPUT", *rule])
+    try:
+        yield
+    finally:
+        for rule in rules:
+            call_program(["iptables", "--wait", "--delete", "INPUT", *rule])
+
+
+def test_watches_that_are_cut_are_taken_up_again(release: Release, figure: Figure) -> None:
+    """The API server is there, and facades do not reach it: they follow a pod by DNS, and watch again afterwards."""
+    failures = "dougdb_discovery_failures_total"
+    listed = 'dougdb_discovery_last_success_timestamp_seconds{source="kubernetes"}'
+    before = {pod: release.metric(pod, failures) for pod in release.pods("facade")}
+    with release.loaded() as report:
+        with watches_cut(release):
+            # What the API server tells is answered with a reset.
+            release.kubectl("delete", "pod", "dougdb-s0-2")
+            release.settled()
+            for pod, seen in before.items():
+                wait_for(functools.partial(grown, release, pod, failures, seen), HELM_S, f"{pod} to lose its watch")
+            last = {pod: release.metric(pod, listed) for pod in before}
+        for pod, seen in last.items():
+            wait_for(functools.partial(grown, release, pod, listed, seen), HELM_S, f"{pod} to watch again")
+        release.kubectl("delete", "pod", "dougdb-s0-1")
+        release.settled()
+    judge(report, figure, "watches cut while a pod moves, and another one afterwards")
 
 
 def test_kept_claims_are_found_again_and_another_place_for_logs_is_refused(release: Release) -> None:

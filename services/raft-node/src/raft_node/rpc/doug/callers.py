@@ -1,8 +1,8 @@
 """The callers of Doug and Admin where clients have to say who they are: facades, the cluster's nodes, and guests.
 
 A facade has judged a request before it sends it on, and a node calls for the cluster; both are told by the names in
-their certificates, which the authority has signed. A guest has another certificate of that authority, which is a
-transport and no proof, and shows a token: it is judged here, by the rule that facades judge by. Invariants:
+their certificates, which the authority has signed. A guest has another certificate of that authority. It shows a token,
+or, where certificates are a proof, that one, and is judged here, by the rule that facades judge by. Invariants:
 
 1. Whoever cannot be told is refused, also on a connection without TLS.
 2. A method without a rule is served to nobody.
@@ -24,8 +24,10 @@ import grpc
 import grpc.aio
 
 from doug_stream.limits import Bucket
+from doug_wire.auth.certificates import shown_to_grpc
+from doug_wire.idempotency import identity_of
 from raft_node.errors import NotLeaderError, UnavailableError
-from raft_node.rpc.doug.guests import Guest, Guests
+from raft_node.rpc.doug.guests import CERTIFICATES, TOKENS, Guest, Guests, Shown
 from raft_node.rpc.doug.operations import forbidden, identity
 from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, Wanted, wanted
 from raft_node.rpc.raft.certificate_names import names_of
@@ -45,10 +47,11 @@ SLICE = 200
 """How many parts of a call are judged in one turn of the event loop."""
 AUTHORIZATION = "authorization"
 _SCHEME = "bearer "
+_PROOFS = {TOKENS: "a token (dougctl auth token)", CERTIFICATES: "a certificate with a name"}
 
 
 class Callers:
-    """Admits facades and nodes by their certificates, and guests by their tokens.
+    """Admits facades and nodes by their certificates, and guests by what they show.
 
     Attributes:
         caller_of: Gives the address of a caller.
@@ -67,7 +70,7 @@ class Callers:
             names: The names of facades and nodes.
             tell: The log, which is told of callers that are refused.
             clock: Gives seconds that never go back.
-            guests: Tells who shows a token; None where tokens are no proof.
+            guests: Tells who a client is; None where nothing that a client could show is a proof here.
         """
         self._names = frozenset(name.lower() for name in names)
         self._tell = tell
@@ -91,12 +94,11 @@ class Callers:
         if not self._names.isdisjoint(shown):
             return None
         guests = self._guests
-        text = None if names is None or guests is None else _token_of(context)
-        if guests is None or text is None:
-            detail = "only facades and nodes are served here, and clients with a token; or go through a facade"
-            await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
+        if guests is None or names is None:
+            await self._unknown(context, call, shown)
+        proof = _shown_by(context)
         try:
-            found = await guests.find(text)
+            found = await guests.find(proof)
         except (NotLeaderError, UnavailableError) as error:
             await self._unsure(context, error)
         guest = await self._known(context, call, shown, found)
@@ -105,7 +107,7 @@ class Callers:
             forbidden.set(await self._judge_each(context, call, shown, guest, parts))
         else:
             await self._judge(context, call, shown, guest, parts)
-        identity.set(guest.name)
+        identity.set(identity_of(guest.name))
         if (service, method) not in LASTING:
             return None
 
@@ -114,7 +116,7 @@ class Callers:
         async def still() -> None:
             nonlocal sure_s
             try:
-                now = await guests.find(text)
+                now = await guests.find(proof)
             except (NotLeaderError, UnavailableError):
                 # An election is no reason to end what is allowed; nor may the right be taken for granted for long.
                 if self._clock() - sure_s < UNSURE_S:
@@ -140,9 +142,15 @@ class Callers:
     async def _known(self, context: Context, call: str, shown: Collection[str], guest: Guest | None) -> Guest:
         """The guest, if there is one; aborts the call otherwise."""
         if guest is None:
-            detail = "the token is not known, or counts no more"
-            await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
+            await self._unknown(context, call, shown)
         return guest
+
+    async def _unknown(self, context: Context, call: str, shown: Collection[str]) -> NoReturn:
+        """Refuses a caller of whom nobody can tell who they are."""
+        modes = () if self._guests is None else self._guests.modes
+        counts = " or ".join(words for mode, words in _PROOFS.items() if mode in modes) or "nothing"
+        detail = f"nothing was shown that counts: {counts} of a client does here, everything else at facades alone"
+        await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
 
     async def _judge(
         self, context: Context, call: str, shown: Collection[str], guest: Guest, parts: Iterable[Wanted]
@@ -218,12 +226,14 @@ class Callers:
             self._left_out += 1
 
 
-def _token_of(context: Context) -> str | None:
-    """The bearer token in a call's metadata; None without one, or with more than one."""
+def _shown_by(context: Context) -> Shown:
+    """What a call shows: its bearer token, or without any metadata that says so its connection's certificate."""
     found = [value for name, value in context.invocation_metadata() or () if name == AUTHORIZATION]
+    if not found:
+        return Shown(certificate=shown_to_grpc(context.auth_context()))
     if len(found) != 1 or not isinstance(found[0], str) or not found[0].lower().startswith(_SCHEME):
-        return None
-    return found[0][len(_SCHEME) :]
+        return Shown("")
+    return Shown(found[0][len(_SCHEME) :])
 
 
 async def _attended(answer: Awaitable[Any], still: Callable[[], Awaitable[None]]) -> Any:

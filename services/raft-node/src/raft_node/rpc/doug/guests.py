@@ -1,4 +1,4 @@
-"""Clients that call a node themselves: who has shown a token of ours, and what they may do now.
+"""Clients that call a node themselves: who they are by what they have shown, and what they may do now.
 
 A node judges them by the document of users that its shard holds: shard 0's is the one that counts, the other shards
 have copies, which facades bring. Must not know what a call is about, nor Raft.
@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
 from doug_wire.auth import document as documents
 from doug_wire.auth import tokens
-from doug_wire.auth.document import TOKEN, DocumentError, TokenRecord
+from doug_wire.auth.certificates import NONE, Certificate
+from doug_wire.auth.document import CERTIFICATE, TOKEN, DocumentError, TokenRecord
 from doug_wire.auth.grants import Rights
 from raft_node.errors import UnavailableError
 from raft_node.kv.operations.access import Stored
 
+TOKENS, CERTIFICATES = "token", "mtls"
+"""The modes of authentication in which a node judges clients itself."""
 LOOK_S = 0.25
 """How old what a quorum has confirmed may be."""
 HELD_S = 1.0
@@ -34,11 +37,23 @@ COPY_S = 60.0
 """How long a copy counts after a facade has said that it is the newest."""
 
 
-class Guest(NamedTuple):
-    """A client that has shown a token.
+class Shown(NamedTuple):
+    """The proof that a client has shown.
 
     Attributes:
-        name: The principal's name, the same as at a facade; it owns its idempotency keys.
+        token: The text of a bearer token; None if there is none. Beside a token a certificate proves nothing.
+        certificate: The certificate of the connection.
+    """
+
+    token: str | None = None
+    certificate: Certificate = NONE
+
+
+class Guest(NamedTuple):
+    """A client that has shown who it is.
+
+    Attributes:
+        name: The principal's name, the same as at a facade.
         rights: What the principal may do now.
     """
 
@@ -55,9 +70,10 @@ class _Users(NamedTuple):
 
 
 class Guests:
-    """Tells who shows a token, and what they may do.
+    """Tells who a client is, and what they may do.
 
     Attributes:
+        modes: The modes of authentication, which say what counts as a proof: ``token``, ``mtls``.
         held: Gives the document that this shard holds, once a quorum has confirmed it; raises NotLeaderError or
             UnavailableError.
     """
@@ -67,6 +83,7 @@ class Guests:
         held: Callable[[], Awaitable[Stored]],
         *,
         is_copy: bool,
+        modes: Collection[str] = (TOKENS,),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -74,12 +91,14 @@ class Guests:
 
         Args:
             held: See the attribute.
+            modes: See the attribute.
             is_copy: Whether the shard holds a copy, which another shard's document may be ahead of.
             clock: Gives seconds that never go back.
             wall_clock: Gives seconds since the epoch, by which tokens expire.
         """
         self._held = held
         self._is_copy = is_copy
+        self.modes = modes
         self._clock = clock
         self._wall_clock = wall_clock
         self._users: _Users | None = None
@@ -90,13 +109,25 @@ class Guests:
         """A facade, which has just heard shard 0, says that this shard holds the newest document."""
         self._told_s = self._clock()
 
-    async def find(self, text: str) -> Guest | None:
-        """Who shows a token; None for one that is not known, or counts no more.
+    async def find(self, shown: Shown) -> Guest | None:
+        """Who has shown this; None if it is no proof, is not known, or counts no more.
 
         Raises:
             NotLeaderError: Only the leader can tell, and another node is that, or none.
             UnavailableError: It is not known here now who may do what.
         """
+        if shown.token is not None:
+            return await self._by_token(shown.token) if TOKENS in self.modes else None
+        return await self._by_certificate(shown.certificate) if CERTIFICATES in self.modes else None
+
+    async def _by_certificate(self, certificate: Certificate) -> Guest | None:
+        if not certificate.name or certificate.expires_s <= self._wall_clock():
+            return None
+        users = await self._confirmed()
+        principal = f"{CERTIFICATE}:{certificate.name}"
+        return Guest(principal, users.document.rights((principal,)))
+
+    async def _by_token(self, text: str) -> Guest | None:
         parsed = tokens.parse(text)
         if parsed is None:
             return None
