@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -23,7 +24,7 @@ MEMBERS = {
     "clients/python": "dougdb",
 }
 CONTAINERS = "tests/integration/kubernetes/cluster"
-PROGRAMS = {"raft-node": "raft_node", "facade": "facade", "dougctl": "dougdb.cli"}
+PROGRAMS = {"raft-node": "raft_node", "facade": "facade", "dougctl": "dougctl"}
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -66,6 +67,25 @@ def test_every_program_tells_its_version(program: str) -> None:
     shown = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith(f"{program} {project('.')['version']}")
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("after_s", [0.02, 0.1, 0.2, 0.3, 0.4, 0.6])
+def test_ctrl_c_ends_dougctl_while_it_loads_without_a_traceback(after_s: float) -> None:
+    """However early it comes once the script's first lines run; until then it is Python's."""
+    code = (
+        "import signal, sys, threading, os; import dougctl;"
+        f"threading.Timer({after_s}, os.kill, (os.getpid(), signal.SIGINT)).start(); dougctl.main()"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, "watch", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in told.stderr
+    assert told.returncode in (-signal.SIGINT, 130, 4), told.stderr
 
 
 # -- the two commands -----------------------------------------------------------------------------------------------

@@ -92,6 +92,9 @@ def main() -> int:
                     if name == "console-try":
                         page.click("button:text-is('Put')")
                     page.wait_for_timeout(2500)
+                    # What happened just now is told over what is to be seen.
+                    page.eval_on_selector_all(".note button", "(all) => all.forEach((each) => each.click())")
+                    page.wait_for_timeout(100)
                     # What the last step offers is at the end of the page.
                     page.screenshot(path=IMAGES / f"{name}.png", full_page=name == "console-try")
                     print(f"docs/images/{name}.png")

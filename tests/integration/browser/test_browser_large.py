@@ -1,4 +1,4 @@
-"""The console with 1,000 shards and 1,000,000 keys, which a fake API tells of: its pages stay small."""
+"""The console with 1,000 shards, which a fake API tells of, and 1,000,000 keys: its pages stay small."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from bench.cluster import Cluster
 from integration.browser.conftest import Served, Tab
 from integration.browser.looking import SETTLED_MS, look
 
@@ -18,6 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 SHARDS = 1000
 NODES = 5
 KEYS = 1_000_000
+TOGETHER = 2000
 NODES_MAX = 6000
 """So many nodes of DOM a view has at most; a list of everything would have hundreds of thousands."""
 
@@ -159,3 +161,42 @@ def test_a_million_keys_are_browsed_in_a_page_that_stays_small(large: Callable[.
     page.wait_for_selector(".tree >> text=0000000")
     assert page.locator("text=Show the 200 before").count() == 0
     assert opened.complaints == []
+
+
+@pytest.fixture(scope="module")
+def million(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
+    """A cluster that has as many keys."""
+    cluster = new_cluster(shards=2, nodes=1).start()
+    for first in range(0, KEYS, TOGETHER):
+        lines = b"\n".join(
+            b'{"op":"put","key":"many/%07d","value":"v"}' % number for number in range(first, first + TOGETHER)
+        )
+        answer = cluster.request("POST", "/v1/batch", lines, {"content-type": "application/x-ndjson"})
+        assert answer.status == 200
+    return cluster
+
+
+@pytest.mark.timeout(900)  # A million writes come first, on whatever machine.
+def test_a_million_keys_of_a_cluster_are_browsed_found_and_counted(
+    open_tab: Callable[..., Tab], million: Cluster, pictures: Path
+) -> None:
+    opened = open_tab(million)
+    page = opened.show("#/keys")
+    page.click(".tree >> text=many/")
+    for shown in (200, 400, 600, 800):
+        page.click(f"text=Load 200 more behind these {counted(shown)}")
+    page.wait_for_selector(f"text=Load 200 more behind these {counted(1000)}")
+    assert size_of(page) < NODES_MAX
+    page.fill("input[type=search]", "many/05000")
+    page.click("button:text-is('Find')")
+    page.wait_for_selector(".tree .leaf .name:text-is('99')")
+    assert page.locator(".tree > li .leaf").count() == 100
+    page.click(".tree .leaf .name:text-is('42')")
+    page.wait_for_selector(".key-name >> text=many/0500042")
+    look(page, pictures, "million-keys-of-a-cluster")
+    page.fill("input[type=search]", "many/")
+    page.click("button:text-is('Find')")
+    page.wait_for_selector("text=Load 200 more behind these 200")
+    page.select_option("select[aria-label='Do with all of these']", "count")
+    page.wait_for_selector(f"dialog >> text={counted(KEYS)} keys")
+    opened.check()

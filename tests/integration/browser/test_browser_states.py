@@ -164,16 +164,32 @@ def test_graphs_lead_to_runbooks_and_say_where_they_come_from(tab: Callable[...,
     opened.check()
 
 
+def keys_of(events: list[dict[str, Any]]) -> set[tuple[str, str, int, str]]:
+    return {(event["node"], event["start_id"], event["sequence"], event["name"]) for event in events}
+
+
+def told_events(cluster: Cluster) -> set[tuple[str, str, int, str]]:
+    """The events that ``dougctl timeline`` is told."""
+    answers = [cluster.request("GET", f"/v1/shards/{shard}/events?limit=2000") for shard in (0, 1)]
+    return set().union(*(keys_of(answer.json()["events"]) for answer in answers))
+
+
 def test_the_timeline_is_of_all_nodes_or_of_one_shard(tab: Callable[..., Any], cluster: Cluster) -> None:
     opened = tab()
     page = opened.show("#/timeline")
     page.select_option("label:has-text('Last') select", "86400")
     page.wait_for_selector("table >> text=became_leader >> nth=0")
     assert page.locator(".axis .lane-name").count() == len(cluster.node_ids)
+    # What comes while it is looked at may be missing.
+    before = told_events(cluster)
+    page.wait_for_function(
+        f"parseInt(document.querySelector('h2').textContent.match(/: ([0-9]+) /)[1]) >= {len(before)}"
+    )
     with page.expect_download() as told:
         page.click("button:text-is('Export as JSON')")
     exported = json.loads(Path(told.value.path()).read_text())
     assert {event["node"] for event in exported["events"]} == set(cluster.node_ids)
+    assert before <= keys_of(exported["events"]) <= told_events(cluster), "the same as dougctl timeline"
     page.dispatch_event(".axis .mark >> nth=0", "click")
     page.wait_for_selector("h2:text-is('Facts')")
     page.select_option("label:has-text('Shard') select", "1")

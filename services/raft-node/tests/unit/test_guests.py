@@ -326,10 +326,10 @@ async def test_a_certificate_ends_and_so_does_what_it_may(shard: Shard) -> None:
 
 async def test_a_refusal_says_what_would_count() -> None:
     for modes, counts in (
-        (("token",), "a token (dougctl auth token) of a client does"),
-        (("mtls",), "a certificate with a name of a client does"),
-        (("mtls", "token"), "a token (dougctl auth token) or a certificate with a name of a client does"),
-        (("oidc",), "nothing of a client does"),
+        (("token",), "At a node a token (dougctl auth token) does;"),
+        (("mtls",), "At a node a certificate with a name does;"),
+        (("mtls", "token"), "At a node a token (dougctl auth token) or a certificate with a name does;"),
+        (("oidc",), "At a node nothing does;"),
     ):
         shard = Shard(modes=modes)
         context: Any = shown("a.b.c")

@@ -149,7 +149,7 @@ class Callers:
         """Refuses a caller of whom nobody can tell who they are."""
         modes = () if self._guests is None else self._guests.modes
         counts = " or ".join(words for mode, words in _PROOFS.items() if mode in modes) or "nothing"
-        detail = f"nothing was shown that counts: {counts} of a client does here, everything else at facades alone"
+        detail = f"what was shown proves nothing here. At a node {counts} does; everything else counts at facades alone"
         await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
 
     async def _judge(

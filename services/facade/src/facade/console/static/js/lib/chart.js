@@ -84,6 +84,8 @@ export function Chart({ title, times, series, show }) {
           width: element.clientWidth,
           height: HEIGHT * scale,
           hooks: { setCursor: [tellNewest] },
+          // Half of the last time stands to the right of what is drawn.
+          padding: [null, 28 * scale, null, null],
           scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ low, /** @type {number} */ high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
           axes: [
             { ...line, size: 42 * scale, space: 75 * scale, values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(timeOf) },
