@@ -159,7 +159,7 @@ certs: setup ## Make an authority and certificates in certs/, for trying TLS; op
 bench-smoke: setup ## Puts/s and gets/s through the facade, with CPU per operation
 	$(BIN)/python bench/smoke.py $(ARGS)
 
-bench: setup ## DougDB beside etcd and NATS (built where Go is), in turn; options as ARGS="--turns 3 --kinds put --connections 64"
+bench: setup ## DougDB beside etcd, NATS and Redis (where Go is), in turn; options as ARGS="--turns 3 --kinds put --connections 64"
 	$(BIN)/python bench/compare.py $(ARGS)
 
 bench-model: setup ## What an operation costs by shards, nodes, connections and value size; options as ARGS="--tables nodes"

@@ -1,38 +1,33 @@
-"""The systems that ``make bench`` compares: DougDB, etcd and NATS JetStream, five members each on loopback.
+"""What ``make bench`` can ask of a system, and DougDB as the first of them: five members on loopback.
 
-etcd and NATS are linked into one program with their own Go clients (``bench/peers``), which is built where Go is;
-DougDB and etcd's JSON gateway are loaded by wrk. Every system runs with its own defaults, and each must have a put on
-the disks of a majority before it acknowledges it: NATS syncs only now and then by default and is told to sync always.
+``go_peers.py`` has the others. DougDB and etcd's JSON gateway are loaded by wrk; open loads, kills of leaders and
+watches come to all systems from one Go program (``go_client.py``). Every system runs with its own defaults, except
+where this is said.
 
-Each load gives the same figures for every system: rate, latencies, errors, CPU by group of processes.
+Each closed load gives the same figures for every system: rate, latencies, errors, CPU by group of processes.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import psutil
 
-from bench.cluster import Cluster, ClusterError, free_ports
-from bench.meter import cpu_s, family, family_pss_bytes
+from bench.cluster import Cluster, ClusterError
+from bench.go_client import GoClient
+from bench.launch import Launch
+from bench.meter import cpu_s, family_pss_bytes
 from bench.smoke import Meter
 
-ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = 5
-PORTS = (25_000, 26_000)
-START_S = 40
 GRACE_S = 30
 SCRIPT = Path(__file__).with_name("load.lua")
 
@@ -82,8 +77,12 @@ class System(Protocol):
 
     name: str
 
+    @property
+    def client(self) -> GoClient | None:
+        """Its Go client; None where Go is missing, and for an interface that has none."""
+
     def kinds(self) -> frozenset[str]:
-        """The kinds of load that the system supports."""
+        """The kinds of load that the system supports; ``open``, ``failover`` and ``watch`` are asked of its client."""
 
     def fill(self, load: Load) -> None:
         """Puts every key once."""
@@ -94,21 +93,23 @@ class System(Protocol):
     def memory_mb(self) -> float:
         """The PSS of all members together, without that of clients, in MB."""
 
+    def kill_leader(self) -> float:
+        """Kills the member that leads by SIGKILL; returns when, in Unix seconds. Requires: the kind ``failover``."""
+
+    def start_again(self) -> None:
+        """Starts the member again that was killed."""
+
+    def await_whole(self) -> None:
+        """Waits until all members are there again."""
+
     def close(self) -> None:
         """Ends all processes of the system."""
 
 
-def peers_program() -> Path | None:
-    """The program with etcd, NATS and their clients, built if needed; None without Go."""
-    go = shutil.which("go")
-    if go is None:
-        return None
-    target = ROOT / "out" / "peers"
-    target.parent.mkdir(exist_ok=True)
-    command = (go, "build", "-buildvcs=false", "-o", str(target), ".")
-    if subprocess.run(command, cwd=ROOT / "bench" / "peers", check=False).returncode:
-        raise ClusterError("bench/peers could not be built")
-    return target
+def in_turn(systems: Sequence[System], turn: int) -> list[System]:
+    """The systems in the order of a turn: the second one finds a warmer machine, so the order alternates."""
+    first = turn % max(1, len(systems))
+    return [*systems[first:], *systems[:first]]
 
 
 class Spent:
@@ -167,13 +168,17 @@ class DougDB:
 
     name = "DougDB"
 
-    def __init__(self, folder: Path, facades: int = 1) -> None:
-        self._cluster = Cluster(folder / "dougdb", shards=1, nodes=MEMBERS, facades=facades).start()
+    def __init__(self, folder: Path, facades: int = 1, program: Path | None = None) -> None:
+        # A node that is killed is down for as long as members of the other systems.
+        options = ["--no-restart"]
+        self._cluster = Cluster(folder / "dougdb", shards=1, nodes=MEMBERS, facades=facades, options=options).start()
         self._meter = Meter(self._cluster)
+        self.client = GoClient(program, "dougdb", [self._cluster.shared_port]) if program else None
+        self._killed: tuple[str, Launch] | None = None
 
     def kinds(self) -> frozenset[str]:
         """All kinds."""
-        return frozenset({"put", "linearizable", "stale", "mixed", "batch", "scan"})
+        return frozenset({"put", "linearizable", "stale", "mixed", "batch", "scan", "open", "failover", "watch"})
 
     def fill(self, load: Load) -> None:
         """Puts every key once, by batches."""
@@ -202,6 +207,24 @@ class DougDB:
         nodes = [self._cluster.member(name) for name in self._cluster.node_ids]
         return sum(family_pss_bytes(process) for process in nodes) / 1e6
 
+    def kill_leader(self) -> float:
+        """Kills the leader of the only shard."""
+        name = self._cluster.await_leader("0").id
+        self._killed = name, self._cluster.launch_of(name)
+        killed_s = time.time()
+        self._cluster.kill(name)
+        return killed_s
+
+    def start_again(self) -> None:
+        """Starts it again as it was started."""
+        assert self._killed is not None, "nothing was killed"
+        self._cluster.start_again(*self._killed)
+
+    def await_whole(self) -> None:
+        """Waits until all nodes have applied the same; what is measured afterwards are the processes of now."""
+        self._cluster.await_all_equal()
+        self._meter = Meter(self._cluster)
+
     def close(self) -> None:
         """Ends the processes."""
         self._cluster.close()
@@ -211,224 +234,3 @@ def lua_arguments(load: Load) -> tuple[str, ...]:
     """The arguments of ``load.lua`` for a load."""
     many = load.entries if load.kind == "scan" else load.batch
     return (load.kind, str(load.keys), str(load.value_bytes), str(many))
-
-
-def is_listening(port: int) -> bool:
-    """Whether something accepts connections on a loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Members:
-    """The five processes of a peer; they are ended by their pids."""
-
-    def __init__(self, commands: Sequence[Sequence[str]], ports: Sequence[int], folder: Path) -> None:
-        self.processes: list[subprocess.Popen[bytes]] = []
-        try:
-            for number, command in enumerate(commands):
-                with (folder / f"member-{number}.log").open("wb") as log:
-                    self.processes.append(
-                        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
-                    )
-            ends = time.monotonic() + START_S
-            while not all(is_listening(port) for port in ports):
-                if time.monotonic() > ends or any(process.poll() is not None for process in self.processes):
-                    raise ClusterError(f"{commands[0][0]} did not start; its logs are in {folder}")
-                time.sleep(0.1)
-        except BaseException:
-            self.close()
-            raise
-
-    def families(self) -> list[psutil.Process]:
-        """The processes, to be measured."""
-        return [each for process in self.processes for each in family(psutil.Process(process.pid))]
-
-    def memory_mb(self) -> float:
-        """The PSS of all five together, in MB."""
-        return sum(family_pss_bytes(psutil.Process(process.pid)) for process in self.processes) / 1e6
-
-    def close(self) -> None:
-        """Ends the processes."""
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.wait()
-
-
-def run_client(program: Path, arguments: Sequence[str], seconds: float) -> dict[str, Any]:
-    """One run of the Go load generator.
-
-    Raises:
-        ClusterError: The program failed.
-    """
-    told = subprocess.run(
-        (str(program), "load", *arguments), capture_output=True, text=True, timeout=seconds + 120, check=False
-    )
-    if told.returncode:
-        raise ClusterError(f"the Go client failed: {told.stderr[-500:]}")
-    figures: dict[str, Any] = json.loads(told.stdout)
-    return figures
-
-
-class GoPeer:
-    """A peer that is loaded by its own Go client."""
-
-    peer = ""
-    name = ""
-
-    def __init__(self, program: Path, members: Members, ports: Sequence[int]) -> None:
-        self._program = program
-        self.members = members
-        self._endpoints = ",".join(f"127.0.0.1:{port}" for port in ports)
-
-    def _client(self, load: Load, *more: str) -> dict[str, Any]:
-        arguments = ("-peer", self.peer, "-endpoints", self._endpoints, "-kind", load.kind)
-        sizes = ("-workers", str(load.connections), "-keys", str(load.keys), "-value-bytes", str(load.value_bytes))
-        run = ("-seconds", f"{load.seconds:g}", "-batch", str(load.batch), "-entries", str(load.entries))
-        return run_client(self._program, (*arguments, *sizes, *run, *more), load.seconds)
-
-    def kinds(self) -> frozenset[str]:
-        """The kinds that its client supports."""
-        raise NotImplementedError
-
-    def fill(self, load: Load) -> None:
-        """Puts every key once."""
-        errors = self._client(load._replace(kind="put", connections=256), "-fill")["errors"]
-        if errors:
-            raise ClusterError(f"{self.name}: the keys could not be put: {errors}")
-
-    def run(self, load: Load) -> Figures:
-        """Puts one load on it by its client."""
-        spent = Spent({"members": self.members.families()})
-        found = self._client(load)
-        rate = found["operations_per_s"]
-        cpu = spent.per_operation_us(rate * load.seconds)
-        cpu["generator"] = round(found["generator_cpu_us"], 1)
-        return Figures(rate, found["p50_ms"], found["p99_ms"], found["p99.9_ms"], found["errors"], cpu)
-
-    def memory_mb(self) -> float:
-        """The PSS of its five members, in MB."""
-        return self.members.memory_mb()
-
-    def close(self) -> None:
-        """Ends the processes."""
-        self.members.close()
-
-
-class EtcdGrpc(GoPeer):
-    """etcd by its own gRPC, as most of its users reach it."""
-
-    peer = "etcd"
-    name = "etcd gRPC"
-
-    def __init__(self, program: Path, folder: Path) -> None:
-        base = free_ports(*PORTS, 2 * MEMBERS)
-        self.ports = [base + 2 * number for number in range(MEMBERS)]
-        names = [f"m{number}" for number in range(MEMBERS)]
-        cluster = ",".join(f"{name}=http://127.0.0.1:{port + 1}" for name, port in zip(names, self.ports, strict=True))
-        place = folder / "etcd"
-        place.mkdir()
-        commands = [
-            (
-                *(str(program), "etcd", "--name", name, "--data-dir", str(place / name), "--log-level", "warn"),
-                *("--listen-client-urls", f"http://127.0.0.1:{port}"),
-                *("--advertise-client-urls", f"http://127.0.0.1:{port}"),
-                *("--listen-peer-urls", f"http://127.0.0.1:{port + 1}"),
-                *("--initial-advertise-peer-urls", f"http://127.0.0.1:{port + 1}"),
-                *("--initial-cluster", cluster, "--initial-cluster-state", "new"),
-            )
-            for name, port in zip(names, self.ports, strict=True)
-        ]
-        super().__init__(program, Members(commands, self.ports, place), self.ports)
-
-    def kinds(self) -> frozenset[str]:
-        """Transactions stand for batches."""
-        return frozenset({"put", "linearizable", "stale", "batch", "scan"})
-
-
-class EtcdJson:
-    """The etcd of ``EtcdGrpc`` by its JSON gateway, loaded by wrk at its first member. Requires: that one runs."""
-
-    name = "etcd JSON"
-
-    def __init__(self, etcd: EtcdGrpc) -> None:
-        self._etcd = etcd
-
-    def kinds(self) -> frozenset[str]:
-        """The kinds for which the gateway is measured."""
-        return frozenset({"put", "linearizable", "stale", "scan"})
-
-    def fill(self, load: Load) -> None:
-        """Does nothing: the keys exist, since both interfaces have the same store."""
-
-    def run(self, load: Load) -> Figures:
-        """Puts one load on it by wrk."""
-        spent = Spent({"members": self._etcd.members.families()})
-        value = base64.b64encode(b"v" * load.value_bytes).decode()
-        url = f"http://127.0.0.1:{self._etcd.ports[0]}"
-        found, spent_s = run_wrk(url, load, ("etcd", *lua_arguments(load), value))
-        return wrk_figures(found, spent_s, spent, 1)
-
-    def memory_mb(self) -> float:
-        """The PSS of the same five members, in MB."""
-        return self._etcd.memory_mb()
-
-    def close(self) -> None:
-        """Does nothing: ``EtcdGrpc`` ends the processes."""
-
-
-class Nats(GoPeer):
-    """NATS JetStream's key-value store, five replicas, every write synced."""
-
-    peer = "nats"
-    name = "NATS KV"
-
-    def __init__(self, program: Path, folder: Path) -> None:
-        base = free_ports(*PORTS, 2 * MEMBERS)
-        ports = [base + 2 * number for number in range(MEMBERS)]
-        place = folder / "nats"
-        place.mkdir()
-        routes = ", ".join(f'"nats://127.0.0.1:{port + 1}"' for port in ports)
-        commands = []
-        for number, port in enumerate(ports):
-            file = place / f"m{number}.conf"
-            file.write_text(
-                f'server_name: m{number}\nlisten: "127.0.0.1:{port}"\n'
-                f'jetstream {{ store_dir: "{place / f"m{number}"}", sync_interval: always }}\n'
-                f'cluster {{ name: bench, listen: "127.0.0.1:{port + 1}", routes: [{routes}] }}\n',
-                encoding="utf-8",
-            )
-            commands.append((str(program), "nats", str(file)))
-        super().__init__(program, Members(commands, ports, place), ports)
-
-    def kinds(self) -> frozenset[str]:
-        """A bucket's reads may come from any replica, and there are no batches."""
-        return frozenset({"put", "stale"})
-
-
-@contextlib.contextmanager
-def running(names: Sequence[str], folder: Path, facades: int = 1) -> Iterator[list[System]]:
-    """Starts the systems with these names (``dougdb``, ``etcd``, ``etcd-json``, ``nats``) and ends them.
-
-    A peer that cannot be built here is left out, which is printed.
-    """
-    systems: list[System] = []
-    program = peers_program() if set(names) - {"dougdb"} else None
-    if program is None and set(names) - {"dougdb"}:
-        print("Go is not installed: DougDB is measured alone", file=sys.stderr)
-        names = ["dougdb"]
-    try:
-        if "dougdb" in names:
-            systems.append(DougDB(folder, facades))
-        if program is not None and {"etcd", "etcd-json"} & set(names):
-            etcd = EtcdGrpc(program, folder)
-            systems.append(etcd)
-            if "etcd-json" in names:
-                systems.append(EtcdJson(etcd))
-        if program is not None and "nats" in names:
-            systems.append(Nats(program, folder))
-        yield systems
-    finally:
-        for system in reversed(systems):
-            system.close()

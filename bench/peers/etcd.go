@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
+	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -17,8 +20,11 @@ func connectEtcd(chosen settings) (store, error) {
 	found := &etcdStore{}
 	for number := range max(1, min(chosen.clients, chosen.workers)) {
 		// Each connection goes to another member; a client balances over its endpoints by itself otherwise.
-		endpoint := chosen.endpoints[number%len(chosen.endpoints)]
-		client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
+		endpoints := []string{chosen.endpoints[number%len(chosen.endpoints)]}
+		if chosen.everywhere {
+			endpoints = chosen.endpoints
+		}
+		client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 10 * time.Second})
 		if err != nil {
 			return nil, err
 		}
@@ -63,4 +69,33 @@ func (s *etcdStore) scan(ctx context.Context, start string, entries int) error {
 	// "bench0" is the first key behind all that begin with "bench/".
 	_, err := s.client().Get(ctx, start, clientv3.WithRange("bench0"), clientv3.WithLimit(int64(entries)))
 	return err
+}
+
+func (s *etcdStore) leader(ctx context.Context) (int, error) {
+	for number, client := range s.clients {
+		status, err := client.Status(ctx, client.Endpoints()[0])
+		if err == nil && status.Leader == status.Header.MemberId {
+			return number, nil
+		}
+	}
+	return 0, errors.New("no member leads")
+}
+
+func (s *etcdStore) certain(err error) bool {
+	return errors.Is(err, rpctypes.ErrNoLeader) || errors.Is(err, rpctypes.ErrTooManyRequests)
+}
+
+func (s *etcdStore) watch(ctx context.Context, key string, begun func(), told func(value string)) error {
+	for answer := range s.client().Watch(ctx, key, clientv3.WithCreatedNotify()) {
+		if err := answer.Err(); err != nil {
+			return err
+		}
+		if answer.Created {
+			begun()
+		}
+		for _, event := range answer.Events {
+			told(string(event.Kv.Value))
+		}
+	}
+	return errors.New("the watch has ended")
 }

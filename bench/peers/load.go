@@ -24,9 +24,15 @@ type store interface {
 	batch(ctx context.Context, keys []string, value string) error
 	// scan reads as many entries from a key on, in the order of keys.
 	scan(ctx context.Context, start string, entries int) error
+	// watch tells the values of a key until the context ends or the watch breaks.
+	watch(ctx context.Context, key string, begun func(), told func(value string)) error
+	// leader is the number of the endpoint whose member leads.
+	leader(ctx context.Context) (int, error)
+	// certain is whether a put that ended with this error has certainly changed nothing.
+	certain(err error) bool
 }
 
-// operations is how many requests each worker makes of a kind, and how many keys each of them has.
+// settings is what the command line asks for; everywhere lets each connection go on at another member when its own is gone.
 type settings struct {
 	peer      string
 	endpoints []string
@@ -39,6 +45,16 @@ type settings struct {
 	entries   int
 	valueSize int
 	fill      bool
+	timeout   time.Duration
+
+	everywhere bool
+	rate       float64
+	poisson    bool
+	seed       int64
+
+	watchers int
+	events   int
+	stream   int
 }
 
 type figures struct {
@@ -54,7 +70,7 @@ func parse(arguments []string) settings {
 	var chosen settings
 	var endpoints string
 	flags := flag.NewFlagSet("peers load", flag.ExitOnError)
-	flags.StringVar(&chosen.peer, "peer", "etcd", "etcd or nats")
+	flags.StringVar(&chosen.peer, "peer", "etcd", "etcd, nats, redis or dougdb")
 	flags.StringVar(&endpoints, "endpoints", "", "host:port of every member, with commas")
 	flags.StringVar(&chosen.kind, "kind", "put", "put, linearizable, stale, batch or scan")
 	flags.IntVar(&chosen.workers, "workers", 64, "requests in flight")
@@ -65,6 +81,13 @@ func parse(arguments []string) settings {
 	flags.IntVar(&chosen.entries, "entries", 100, "entries of one scan")
 	flags.IntVar(&chosen.valueSize, "value-bytes", 100, "size of each value")
 	flags.BoolVar(&chosen.fill, "fill", false, "put every key once, and stop")
+	flags.DurationVar(&chosen.timeout, "timeout", 15*time.Second, "after how long a request is given up")
+	flags.Float64Var(&chosen.rate, "rate", 0, "open: requests a second")
+	flags.BoolVar(&chosen.poisson, "poisson", false, "open: at random distances instead of equal ones")
+	flags.Int64Var(&chosen.seed, "seed", 1, "open: the seed of these distances")
+	flags.IntVar(&chosen.watchers, "watchers", 1000, "watch: how many")
+	flags.IntVar(&chosen.events, "events", 20, "watch: how many events one at a time")
+	flags.IntVar(&chosen.stream, "stream", 100, "watch: how many events one behind the other")
 	_ = flags.Parse(arguments)
 	chosen.endpoints = strings.Split(endpoints, ",")
 	return chosen
@@ -76,6 +99,10 @@ func connect(chosen settings) (store, error) {
 		return connectEtcd(chosen)
 	case "nats":
 		return connectNats(chosen)
+	case "redis":
+		return connectRedis(chosen)
+	case "dougdb":
+		return connectDoug(chosen)
 	}
 	return nil, fmt.Errorf("unknown peer %q", chosen.peer)
 }
@@ -117,7 +144,7 @@ func (w *worker) run() {
 }
 
 func (w *worker) one(key string) (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), w.chosen.timeout)
 	defer cancel()
 	switch w.chosen.kind {
 	case "put":

@@ -1,12 +1,15 @@
 // Command peers is what the benchmarks compare DougDB with, in one program: the servers of etcd and of NATS JetStream,
-// linked in from their modules, and a load generator that speaks to each of them by its own Go client.
+// linked in from their modules, and load generators that speak to each of them, and to Redis, by its own Go client.
 //
-// It must not know DougDB, and it tunes nothing: both servers run with their own defaults, except that NATS is told to
-// sync every write, as the others do.
+// Of DougDB it knows the routes of single keys and of watches, and it tunes nothing: both servers run with their own defaults,
+// except that NATS is told to sync every write, as the others do.
 //
 //	peers etcd ARGUMENTS...       an etcd member, with etcd's own command line
 //	peers nats FILE               a NATS server with this configuration
-//	peers load --help             the load generator; it prints one line of JSON
+//	peers load --help             a closed load: so many requests are always under way; each of these prints a line of JSON
+//	peers open ARGUMENTS...       an open load: requests are sent by a schedule
+//	peers watch ARGUMENTS...      many watchers of one key
+//	peers leader ARGUMENTS...     which endpoint's member leads
 package main
 
 import (
@@ -19,7 +22,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: peers etcd|nats|load ARGUMENTS"))
+		fail(fmt.Errorf("usage: peers etcd|nats|load|open|watch|leader ARGUMENTS"))
 	}
 	arguments := os.Args[2:]
 	switch os.Args[1] {
@@ -29,6 +32,12 @@ func main() {
 		serveNats(arguments)
 	case "load":
 		load(arguments)
+	case "open":
+		openLoad(arguments)
+	case "watch":
+		watchLoad(arguments)
+	case "leader":
+		printLeader(arguments)
 	default:
 		fail(fmt.Errorf("unknown command %q", os.Args[1]))
 	}

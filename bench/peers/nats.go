@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -83,4 +85,41 @@ func (s *natsStore) batch(ctx context.Context, keys []string, value string) erro
 
 func (s *natsStore) scan(ctx context.Context, start string, entries int) error {
 	return errors.New("a bucket has no scans")
+}
+
+// leader is the member that leads the stream of the bucket, by the number in its name; clients reach it wherever they are.
+func (s *natsStore) leader(ctx context.Context) (int, error) {
+	stream, err := s.streams[0].Stream(ctx, "KV_bench")
+	if err != nil {
+		return 0, err
+	}
+	found, err := stream.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var number int
+	if found.Cluster == nil {
+		return 0, errors.New("the bucket has no cluster")
+	}
+	_, err = fmt.Sscanf(found.Cluster.Leader, "m%d", &number)
+	return number, err
+}
+
+func (s *natsStore) certain(err error) bool {
+	none := []error{nats.ErrNoResponders, jetstream.ErrNoStreamResponse}
+	return slices.ContainsFunc(none, func(one error) bool { return errors.Is(err, one) })
+}
+
+func (s *natsStore) watch(ctx context.Context, key string, begun func(), told func(value string)) error {
+	watcher, err := s.buckets[s.pick()].Watch(ctx, natsKey(key), jetstream.UpdatesOnly())
+	if err != nil {
+		return err
+	}
+	begun()
+	for change := range watcher.Updates() {
+		if change != nil {
+			told(string(change.Value()))
+		}
+	}
+	return errors.New("the watch has ended")
 }
