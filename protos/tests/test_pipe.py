@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from doug_wire import command, pipe
 from doug_wire.pipe import PipeError, ReadRecord, ResultRecord, Status, WriteRecord
@@ -139,3 +141,27 @@ def test_options_of_a_read_that_make_no_sense_are_refused(flags: int, optional: 
 def test_options_of_a_result_that_make_no_sense_are_refused(flags: int, optional: str) -> None:
     with pytest.raises(PipeError):
         list(pipe.decode_results(pipe.RESULT.pack(1, 0, flags, 0, 0, 0) + bytes.fromhex(optional)))
+
+
+RESULTS = st.builds(
+    pipe.encode_result,
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.sampled_from([b"", b"t"]),
+    st.sampled_from([b"", b"v", bytes(24)]),
+    st.sampled_from([0, 7]),
+)
+PLAIN_RESULTS = st.builds(pipe.encode_result, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+
+
+@given(st.one_of(st.lists(PLAIN_RESULTS, max_size=5), st.lists(RESULTS, max_size=5)).map(b"".join), st.integers(0, 200))
+def test_results_without_values_have_a_way_of_their_own_and_come_out_the_same(blob: bytes, cut: int) -> None:
+    for data in (blob, blob[:cut], blob[cut:]):
+        found = []
+        for decode in (pipe.decode_results, pipe._decode_each):
+            try:
+                found.append(list(decode(data)))
+            except PipeError as error:
+                found.append(str(error))
+        assert found[0] == found[1]

@@ -30,6 +30,7 @@ from typing import NamedTuple
 WRITE = struct.Struct("<QII")
 READ = struct.Struct("<QQHB")
 RESULT = struct.Struct("<QBBQHI")
+_FLAGS_AT, _NOTHING_MORE = 9, b"\0"
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
@@ -270,6 +271,21 @@ def decode_results(blob: bytes) -> Iterator[ResultRecord]:
     Raises:
         PipeError: A record reaches beyond the blob, or has unknown flags.
     """
+    if blob and not len(blob) % RESULT.size and blob.startswith(_NOTHING_MORE, _FLAGS_AT):
+        # Perhaps all are like the first one: those of plain writes are nothing but headers, one behind the other.
+        new, cls = tuple.__new__, ResultRecord
+        plain = [
+            new(cls, (record_id, status, revision, b"", b"", 0, b"", False))
+            for record_id, status, flags, revision, type_bytes, value_bytes in RESULT.iter_unpack(blob)
+            if not (flags or type_bytes or value_bytes)
+        ]
+        if len(plain) * RESULT.size == len(blob):
+            return iter(plain)
+    return _decode_each(blob)
+
+
+def _decode_each(blob: bytes) -> Iterator[ResultRecord]:
+    """Yields result records of any kind; raises what ``decode_results`` does."""
     position, end, header = 0, len(blob), RESULT.size
     while position < end:
         start = position + header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from doug_wire import command as commands
@@ -69,6 +69,29 @@ def test_an_operation_is_refused_or_taken_by_every_node(document: object) -> Non
         assert error.status in (400, 413)
     else:
         check(wanted)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "op": st.sampled_from(["put", "get", "Put"]),
+            "key": st.one_of(LIKELY["key"], ODD),
+            "value": st.one_of(TEXT, ODD),
+        }
+    )
+)
+@example({"op": "put", "key": "", "value": "v"})
+@example({"op": "put", "key": "k" * 1024, "value": "\u00e4" * (1 << 19)})
+@example({"op": "put", "key": "k", "value": "v" * ((1 << 20) + 1)})
+def test_a_put_without_options_is_read_as_one_that_says_the_usual(document: dict[str, object]) -> None:
+    """It has a way of its own."""
+    found: list[object] = []
+    for said in (document, {**document, "encoding": "utf-8"} if document["op"] == "put" else document):
+        try:
+            found.append(parse_operation(said))
+        except BadRequestError as error:
+            found.append((error.status, error.code, error.detail))
+    assert found[0] == found[1]
 
 
 @given(st.one_of(documents().map(lambda found: {k: v for k, v in found.items() if k != "op"}), ODD))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from doug_wire import command as commands
-from doug_wire.command import ABSENT, EXISTS, VALUE_BYTES_MAX, Command, Condition, Opcode
+from doug_wire.command import ABSENT, EXISTS, KEY_BYTES_MAX, VALUE_BYTES_MAX, Command, Condition, Opcode
 from doug_wire.payload import INT64_MAX, INT64_MIN, Compare, CompareKind, encode_increment
 from doug_wire.pipe import ResultRecord
 from facade.errors import BadRequestError
@@ -40,6 +40,7 @@ _FIELDS: dict[str, tuple[Opcode, frozenset[str]]] = {
     "increment": (Opcode.INCREMENT, _COMMON | _CONDITIONS | {"by", "initial", "ttl"}),
     "touch": (Opcode.TOUCH, _COMMON | _CONDITIONS | {"ttl"}),
 }
+_PUT = Opcode.PUT
 _COMPARES = frozenset({"exists", "absent", "revision", "value"})
 
 
@@ -198,6 +199,13 @@ def parse_operation(document: object) -> Command:
     """
     if not isinstance(document, dict):
         raise _bad("An operation is an object.")
+    if len(document) == 3 and document.get("op") == "put":
+        # Nearly all operations of large batches: a put of a text with no option. All else takes the way below.
+        key, value = document.get("key"), document.get("value")
+        if isinstance(key, str) and isinstance(value, str):
+            key_bytes, value_bytes = key.encode(), value.encode()
+            if 0 < len(key_bytes) <= KEY_BYTES_MAX and len(value_bytes) <= VALUE_BYTES_MAX:
+                return Command(_PUT, key_bytes, b"", value_bytes, 0)
     known = _FIELDS.get(document["op"]) if isinstance(document.get("op"), str) else None
     if known is None:
         raise _bad(f"op is one of {', '.join(_FIELDS)}.")

@@ -8,17 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bench.http11 import HttpError, fetch
 from integration.kubernetes.cluster.driver import wait_for
 from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK, PYTHON
 from tools.helm_tools import TOOLS
 
 NewRelease = Callable[[str], contextlib.AbstractContextManager[Release]]
+Figure = Callable[[str], None]
 WAIT_S = HELM_S
+AWAY_S = 45.0
+"""Long enough for gRPC's own pauses to grow to 20 s and more."""
+FOUND_S = 10.0
 FULL = (
     "persistence.wal.size=384Mi,persistence.data.size=384Mi,raft.settings.DOUGDB_LOG_BYTES_MAX=134217728,"
     # A volume in memory counts as memory of the pod that fills it.
@@ -86,6 +92,32 @@ def test_full_volumes_refuse_writes_and_nothing_else(volume: str, new_release: N
         wait_for(lambda: release.put("after", "y") == 200, WAIT_S, "writes to go on")
         assert (release.get("before"), release.get("after")) == ("x", "y")
         assert restarts(release) == dict.fromkeys(nodes, 0)
+
+
+def is_ready(release: Release, node: str) -> bool:
+    """Whether a node says that its shard has a leader; False while there is no such pod."""
+    address = release.pods("raft-node").get(node, {}).get("status", {}).get("podIP")
+    try:
+        return bool(address) and fetch(21002, "GET", "/readyz", host=address, timeout_s=5).status == 200
+    except HttpError:
+        return False
+
+
+def test_a_shard_that_comes_back_is_found_by_its_names_at_once(new_release: NewRelease, figure: Figure) -> None:
+    """With static discovery. While a pod is away its name does not exist, and gRPC looks it up more and more seldom."""
+    with new_release("static") as release:
+        release.deploy("--set", "discovery.mode=static,facade.replicas=1")
+        assert wait_for(lambda: release.put("before", "x") == 200, WAIT_S, "a put")
+        release.kubectl("scale", "statefulset/dougdb-s0", "--replicas=1")
+        wait_for(lambda: list(release.pods("raft-node")) == ["dougdb-s0-0"], WAIT_S, "two nodes to be gone")
+        time.sleep(AWAY_S)
+        release.kubectl("scale", "statefulset/dougdb-s0", "--replicas=3")
+        wait_for(lambda: any(is_ready(release, f"dougdb-s0-{one}") for one in range(3)), WAIT_S, "a node to be ready")
+        began_s = time.monotonic()
+        wait_for(lambda: release.put("after", "y") == 200, FOUND_S, "the facade to find the leader")
+        figure(f"with static discovery a put was answered {time.monotonic() - began_s:.1f} s after a leader was there")
+        assert release.get("before") == "x"
+        release.settled()
 
 
 def test_claims_that_never_bind_are_told_and_mended(new_release: NewRelease) -> None:
