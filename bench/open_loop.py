@@ -157,7 +157,8 @@ def compare(systems: Sequence[System], options: argparse.Namespace) -> list[dict
     Requires: each has a client and the kind ``open``.
     """
     how = f"at random distances, seed {options.seed}" if options.poisson else "at equal distances"
-    print(f"\nOpen loads {how}; capacity by a closed load of {CAPACITY_CONNECTIONS} from the same client\n\n{HEAD}")
+    capacity = f"; capacity by a closed load of {CAPACITY_CONNECTIONS} from the same client"
+    print(f"\nOpen loads {how}{'' if options.open_rate else capacity}\n\n{HEAD}")
     documents = []
     for kind in options.open_kinds:
         load = Load(kind, CAPACITY_CONNECTIONS, options.value_bytes[0], options.keys, options.seconds)

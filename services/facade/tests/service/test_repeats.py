@@ -460,3 +460,15 @@ async def test_a_connection_forgets_who_asks_when_the_token_is_revoked(guarded: 
     assert (await one.ask(shown(PUT % (b"k", b"abc"), token))).startswith(b"HTTP/1.1 401")
     assert looks == [False, True, True, False]
     one.writer.close()
+
+
+async def test_a_cookie_without_a_token_may_be_a_session_and_is_left_to_the_application(
+    guarded: Any, make_facade: MakeFacade
+) -> None:
+    """Where the connection's certificate is a proof, too, the short way would take that instead."""
+    head = [(b"host", b"localhost"), (b"cookie", b"a=b")]
+    assert guarded.application.hot._head(b"PUT", [*head, (b"content-length", b"1")], keep_alive=True) is None
+    shown = [*head, (b"authorization", b"Bearer t")]
+    assert guarded.application.hot._head(b"GET", shown, keep_alive=True) is not None
+    free = await make_facade(nodes=1)
+    assert free.application.hot._head(b"GET", head, keep_alive=True) is not None

@@ -215,6 +215,8 @@ class HotLane:
             return None
         if not self._front.hosts.knows(found.get(b"host", b"")):
             return None
+        if self._gate is not None and b"cookie" in found and b"authorization" not in found:
+            return None  # It may be a browser's session, which counts before the connection's certificate.
         length = int(found.get(b"content-length", b"-1"))
         content_type = found.get(b"content-type", b"")
         if method == b"PUT":
