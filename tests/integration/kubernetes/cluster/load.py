@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 
-SECONDS_MAX = 1500.0
+SECONDS_MAX = 7200.0
 TIMEOUT_S = 15.0
 CONNECT_S = 1.0
 SLOW_S = 0.1

@@ -54,4 +54,5 @@ def test_nothing_restarts_and_nothing_warns_after_the_first_minute(release: Rele
     restarts = sum(one["restartCount"] for pod in pods.values() for one in pod["status"]["containerStatuses"])
     figure(f"{STEADY_S:.0f} s of load after the first minute: {restarts} restarts, {len(late)} warnings")
     judge(report, figure, "a release that is left alone")
+    assert report[0]["seconds"] >= STEADY_S, "the load ended by itself"
     assert (release.runs(), restarts, late) == (before, 0, [])
