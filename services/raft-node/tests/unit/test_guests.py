@@ -26,6 +26,7 @@ from raft_node.rpc.doug import batch_execution, operations
 from raft_node.rpc.doug import callers as callers_module
 from raft_node.rpc.doug import guests as guests_module
 from raft_node.rpc.doug.callers import UNSURE_S, Callers
+from raft_node.rpc.doug.guest_room import OF_ONE, Use
 from raft_node.rpc.doug.guests import COPY_S, LOOK_S, Guests
 from raft_node.rpc.doug.wanted import ADMIN, DOUG, OURS_ALONE, RULES, wanted
 
@@ -108,10 +109,17 @@ class Shard:
         """The status of a call, None if it is served."""
         guarded: Any = context
         try:
-            await self.callers.admit(guarded, service, method, request)
+            attend = await self.callers.admit(guarded, service, method, request)
         except Aborted:
             return context.status
+        if attend is not None:
+            await attend(answered())
         return None
+
+
+async def answered() -> str:
+    """A call that is answered at once."""
+    return "done"
 
 
 def shown(token: str) -> FakeContext:
@@ -517,9 +525,50 @@ async def test_what_lasts_and_is_allowed_ends_by_itself(shard: Shard) -> None:
     async def fails() -> None:
         raise UnavailableError("a block is damaged")
 
+    again = await shard.callers.admit(context, DOUG, "Scan", EVERY_KEY)
+    assert again is not None
     with pytest.raises(UnavailableError, match="damaged"):
-        await attend(fails())
+        await again(fails())
     assert context.status is None
+    assert shard.callers.room.used == Use(), "nothing is held any more"
+
+
+async def test_a_guest_has_its_share_of_a_node_and_others_have_theirs(shard: Shard) -> None:
+    """Facades are not among them: what they ask for is bounded where their clients ask."""
+    app, other = shard.makes("app", "read:*"), shard.makes("other", "read:*")
+    held = [await shard.callers.admit(shown(app), DOUG, "Scan", EVERY_KEY) for _ in range(OF_ONE.scans)]  # type: ignore[arg-type]
+    refused = shown(app)
+    assert await shard.calls(refused, "Scan", EVERY_KEY) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.code == "OVERLOADED"
+    assert await shard.calls(shown(app), "Get", pb.GetRequest(key=b"k")) is None
+    assert await shard.calls(shown(other), "Scan", EVERY_KEY) is None
+    for attend in held:
+        assert attend is not None
+        assert await attend(answered()) == "done"
+    assert await shard.calls(shown(app), "Scan", EVERY_KEY) is None
+    large = pb.PutRequest(key=b"k", value=bytes(OF_ONE.size + 1))
+    assert await shard.calls(shown(shard.makes("w", "write:*")), "Put", large) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await shard.calls(shown(other), "Put", pb.PutRequest(key=b"k")) is DENIED
+    assert shard.callers.room.used == Use(), "who is refused holds nothing"
+
+
+async def test_a_long_batch_ends_when_the_rights_change(shard: Shard) -> None:
+    token = shard.makes("app", "write:app/")
+    context: Any = shown(token)
+    request = pb.ExecuteBatchRequest(operations=[PUT_APP, GET_CONFIG])
+    attend = await shard.callers.admit(context, DOUG, "ExecuteBatch", request)
+    assert attend is not None
+
+    async def batch() -> None:
+        shard.becomes(shard.document.without_token("app"))
+        shard.makes("app", "write:app/b")
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(60):
+        with pytest.raises(Aborted):
+            await attend(batch())
+    assert context.status is UNKNOWN
+    assert shard.callers.room.used == Use()
 
 
 def test_a_range_is_judged_with_both_ends() -> None:

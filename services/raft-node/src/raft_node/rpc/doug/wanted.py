@@ -63,7 +63,10 @@ IN_PARTS = frozenset({(DOUG, "ExecuteBatch")})
 """The methods whose parts have nothing to do with each other: those that are allowed are carried out, and the others
 refused in the answer."""
 
-LASTING = frozenset({(DOUG, "Scan"), (DOUG, "Watch"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
+SCANNING = frozenset({(DOUG, "Scan"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
+"""The methods that read or delete a whole range, or send the whole state."""
+
+LASTING = SCANNING | {(DOUG, "Watch"), (DOUG, "ExecuteBatch")}
 """The methods that may take so long that rights are asked for again meanwhile."""
 
 _EVERY_KEY = KeyRange(b"")
