@@ -14,7 +14,7 @@ import pytest
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
 from facade.console.assets import STATIC, load
-from facade.console.collector import LIVE_S
+from facade.console.collector import LIVE_S, Collector
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -206,6 +206,20 @@ async def test_it_asks_often_only_while_somebody_looks(make_facade: MakeFacade) 
     assert await collector.look() <= LIVE_S
     collector.leave()
     assert await collector.look() > 1
+
+
+async def test_however_large_a_state_is_no_browser_takes_the_stream_for_broken(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=1)
+    collector = facade.application.console.collector
+    collector.enter()
+    # As of a thousand shards of five nodes, each with its peers and volumes, and more.
+    large = "x" * (8 << 20)
+    monkeypatch.setattr(Collector, "_document", lambda *_: {"large": large})
+    silent_ms = re.search(r"SILENT_MS = (\d+);", (STATIC / "js/lib/live.js").read_text())
+    assert silent_ms is not None
+    assert 1.0 < await collector.look() < int(silent_ms[1]) / 1000 / 2
 
 
 async def test_a_node_that_does_not_answer_puts_the_next_look_not_off(make_facade: MakeFacade) -> None:

@@ -30,6 +30,8 @@ LIVE_S = 0.51
 """Seconds from look to look: a little more than what nodes told is used for again, so that each look asks them."""
 LIVE_BYTES = 256 << 10
 """The bytes of a state beyond which it is made less often, so that a large cluster costs no more to look at."""
+LIVE_MAX_S = 4.0
+"""The longest from look to look while somebody looks: a browser takes a stream for broken after 8 s without a word."""
 EVENTS_FRESH_S = 1.0
 EVENTS_MAX = 2000
 EXACT_MAX = (1 << 53) - 1
@@ -109,7 +111,8 @@ class Collector:
         self._tell()
         if not self.watchers:
             return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
-        return max(0.0, began_s + LIVE_S * max(1.0, len(self.state) / LIVE_BYTES) - self._loop.time())
+        wait_s = min(LIVE_MAX_S, LIVE_S * max(1.0, len(self.state) / LIVE_BYTES))
+        return max(0.0, began_s + wait_s - self._loop.time())
 
     def close(self) -> None:
         """Ends all streams: this facade stops."""
