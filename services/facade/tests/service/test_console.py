@@ -13,8 +13,9 @@ import pytest
 
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
+from facade.console import collector as collecting
 from facade.console.assets import STATIC, load
-from facade.console.collector import LIVE_S, Collector
+from facade.console.collector import LIVE_S, MINUTE_S, Collector
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -248,6 +249,15 @@ async def test_events_are_asked_for_once(make_facade: MakeFacade) -> None:
     assert [event["name"] for event in again.json()["events"]] == ["a", "b"]
 
 
+async def test_events_are_kept_of_a_few_shards_alone(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "EVENTS_SHARDS_MAX", 2)
+    facade = await make_facade(shards=4, nodes=1)
+    collector = facade.application.console.collector
+    for shard in (0, 1, 2, 3, 2, 3):
+        assert (await facade.http.get(f"/v1/console/events?shard={shard}")).json()["shard"] == shard
+    assert sorted(collector._events) == [2, 3]
+
+
 async def test_numbers_that_a_browser_would_round_are_text(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     details = json.dumps({"incarnation": (1 << 63) - 25, "from": (1 << 53) - 1, "least": -(1 << 62), "name": "n"})
@@ -270,6 +280,15 @@ async def test_slots_are_counted(make_facade: MakeFacade) -> None:
     document = (await facade.http.get("/v1/console/slots")).json()
     assert (document["minutes_ago"], document["minutes_kept"], len(document["rates"])) == (0, 0, 1024)
     assert (await facade.http.get("/v1/console/slots?minutes_ago=3")).json()["rates"] is None
+
+
+async def test_a_minute_of_slots_is_as_long_as_it_was(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    collector = facade.application.console.collector
+    # It is counted every five seconds or so, and a node that does not answer puts that off.
+    facade.router.directory.slot_counts[7] += 660
+    collector._count_slots(collector._minute_s + 1.1 * MINUTE_S)
+    assert collector.slots(1)["rates"][7] == 10.0
 
 
 async def test_the_history_has_what_was_answered(make_facade: MakeFacade) -> None:

@@ -34,6 +34,8 @@ LIVE_MAX_S = 4.0
 """The longest from look to look while somebody looks: a browser takes a stream for broken after 8 s without a word."""
 EVENTS_FRESH_S = 1.0
 EVENTS_MAX = 2000
+EVENTS_SHARDS_MAX = 32
+"""The events of so many shards are kept to be told again: those of one are up to 2 MB."""
 EXACT_MAX = (1 << 53) - 1
 """The largest whole number that JavaScript tells from its neighbours."""
 MINUTE_S = 60.0
@@ -77,7 +79,7 @@ class Collector:
         self._totals = metrics.totals()
         self._sampled_s = self._loop.time()
         self._events: dict[int, tuple[float, asyncio.Task[dict[str, Any]]]] = {}
-        self._minutes: deque[Sequence[int]] = deque(maxlen=MINUTES)
+        self._minutes: deque[tuple[float, Sequence[int]]] = deque(maxlen=MINUTES)
         self._slots_before: Sequence[int] = array("Q", bytes(8 * SLOTS))
         self._slots_s = self._loop.time()
         self._slot_rates: Sequence[float] = [0.0] * SLOTS
@@ -188,7 +190,8 @@ class Collector:
         self._slots_before, self._slots_s = counts, now_s
         if now_s - self._minute_s >= MINUTE_S:
             before = self._slots_at_minute
-            self._minutes.append(array("I", [one - other for one, other in zip(counts, before, strict=True)]))
+            counted = array("I", [one - other for one, other in zip(counts, before, strict=True)])
+            self._minutes.append((now_s - self._minute_s, counted))
             self._slots_at_minute, self._minute_s = counts, now_s
 
     def slots(self, minutes_ago: int) -> dict[str, Any]:
@@ -197,7 +200,8 @@ class Collector:
         if not minutes_ago:
             rates = [round(rate, 2) for rate in self._slot_rates]
         elif minutes_ago <= len(self._minutes):
-            rates = [round(count / MINUTE_S, 2) for count in self._minutes[-minutes_ago]]
+            passed_s, counts = self._minutes[-minutes_ago]
+            rates = [round(count / passed_s, 2) for count in counts]
         return {"minutes_ago": minutes_ago, "minutes_kept": len(self._minutes), "rates": rates}
 
     # The nodes' events.
@@ -208,6 +212,8 @@ class Collector:
         now_s = self._loop.time()
         if known is None or (known[1].done() and now_s - known[0] >= EVENTS_FRESH_S):
             known = (now_s, self._loop.create_task(self._ask_events(shard)))
+            self._events.pop(shard, None)
+            self._events = dict(list(self._events.items())[1 - EVENTS_SHARDS_MAX :])
             self._events[shard] = known
         return await asyncio.shield(known[1])
 
