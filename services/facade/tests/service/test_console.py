@@ -16,6 +16,7 @@ from facade.client.operators import cluster_status
 from facade.console import collector as collecting
 from facade.console.assets import STATIC, load
 from facade.console.collector import LIVE_S, MINUTE_S, Collector
+from facade.console.history import STEP_S
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -300,6 +301,32 @@ async def test_the_history_has_what_was_answered(make_facade: MakeFacade) -> Non
     assert document["facade"]["requests"][0] > 0
     assert (document["shards"]["0"]["term"], document["shards"]["0"]["up"]) == ([1.0], [1.0])
     assert document["facade"]["errors"] == [0.0]
+
+
+async def test_a_sample_is_of_all_that_was_since_the_one_before(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=1)
+    collector = facade.application.console.collector
+    (node,) = facade.router.shards[0].nodes.values()
+    began_s = collector._loop.time() + 60.0
+    looks = 0
+    monkeypatch.setattr(collector._loop, "time", lambda: began_s + looks * LIVE_S)
+    together = round(STEP_S / LIVE_S)
+
+    async def read() -> Any:
+        """A hundred entries come between two samples, all of them between two looks."""
+        status = admin_pb2.StatusResponse(role="leader", commit_index=100 * ((looks + together // 2) // together))
+        status.vitals.uptime_ms = 1000 + looks
+        return {0: [(node, status)]}
+
+    monkeypatch.setattr(facade.router.cluster, "read", read)
+    while looks < 6 * together:
+        await collector.look()
+        looks += 1
+    told = collector.history.document([0])["shards"]["0"]["commits"]
+    assert len(told) == 6
+    assert told[1:] == pytest.approx([100 / (together * LIVE_S)] * 5, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -19,9 +20,9 @@ import orjson
 from doug_wire.slots import SLOTS
 from facade import __version__
 from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
-from facade.client.operators.cluster_status import ask_events
+from facade.client.operators.cluster_status import Statuses, ask_events
 from facade.client.router import Router
-from facade.console.history import STEP_S, History, percentile_ms, shard_sample
+from facade.console.history import SHARDS_MAX, STEP_S, History, percentile_ms, shard_sample
 from facade.console.view import Views
 from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
@@ -74,6 +75,7 @@ class Collector:
         self._loop = asyncio.get_running_loop()
         self._started_s = self._loop.time()
         self._views = Views()
+        self._sample_views = Views()
         self._news: asyncio.Future[None] = self._loop.create_future()
         self._wanted = asyncio.Event()
         self._totals = metrics.totals()
@@ -109,7 +111,7 @@ class Collector:
         self.state = orjson.dumps(self._document(shards, now_s))
         self._count_slots(now_s)
         if now_s - self._sampled_s >= STEP_S or not self.history.times:
-            self._sample(shards, now_s)
+            self._sample(statuses, now_s)
         self._tell()
         if not self.watchers:
             return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
@@ -162,7 +164,8 @@ class Collector:
 
     # The last hour.
 
-    def _sample(self, shards: Sequence[Mapping[str, Any]], now_s: float) -> None:
+    def _sample(self, statuses: Statuses, now_s: float) -> None:
+        """Adds what was since the sample before to the last hour, also where there were looks in between."""
         totals, before = self._metrics.totals(), self._totals
         passed_s = max(now_s - self._sampled_s, 0.001)
         self._totals, self._sampled_s = totals, now_s
@@ -175,6 +178,7 @@ class Collector:
             "inflight": self._metrics.inflight,
             "loop_lag_ms": 1000 * self._metrics.loop_lag_s,
         }
+        shards = self._sample_views.shards(dict(islice(statuses.items(), SHARDS_MAX)), now_s)
         samples = {shard["id"]: shard_sample(shard["nodes"]) for shard in shards}
         self.history.add(self._now_us() // 1_000_000, facade, samples)
 
