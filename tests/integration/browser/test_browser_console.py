@@ -306,6 +306,36 @@ def test_what_is_edited_keeps_its_numbers_and_the_ends_of_its_lines(
     opened.check()
 
 
+def test_what_is_edited_is_saved_over_nothing_that_was_not_seen(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    put(cluster, "seen/one", b"first")
+    page = opened.show("#/keys?prefix=seen%2F&key=seen%2Fone")
+    page.wait_for_selector(".one pre >> text=first")
+    page.check("label:has-text('live') input")
+    page.wait_for_selector("text=Watching:")
+    page.wait_for_timeout(SETTLED_MS)
+    put(cluster, "seen/one", b"second")
+    page.wait_for_selector(".one pre >> text=second")
+    page.wait_for_selector(".changes >> text=seen/one")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "mine, of the second")
+    put(cluster, "seen/one", b"third")
+    page.wait_for_selector(".changes li >> nth=1")
+    page.wait_for_timeout(SETTLED_MS)
+    assert [each for each in asked if each.endswith("/v1/kv/seen%2Fone")] == [], "nothing is read while one edits"
+    assert page.is_disabled("button:text-is('Read again')")
+    assert page.is_disabled("label:has-text('Read') select")
+    page.click("button:text-is('Save')")
+    page.wait_for_selector("text=Somebody else changed this key meanwhile.")
+    assert get(cluster, "seen/one") == (200, b"third")
+    assert page.input_value(".editor textarea") == "mine, of the second"
+    page.click("button:text-is('Take what is there')")
+    page.wait_for_selector(".one pre >> text=third")
+    opened.check("412 /v1/kv/seen%2Fone")
+
+
 def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any], cluster: Cluster) -> None:
     for number in range(7):
         put(cluster, f"heap/{number}", b"v")
