@@ -503,8 +503,10 @@ def test_the_keys_of_a_slot_are_shown(tab: Callable[..., Any], cluster: Cluster,
     shown = page.locator(".tree .leaf .name").all_inner_texts()
     assert {"{cart-7}/0", "{cart-7}/1", "{cart-7}/2"} <= set(shown)
     assert "doc/" not in shown, "of one slot alone"
+    assert page.locator(ALL_OF_THESE).count() == 0, "what is done with a prefix is not done with these alone"
     page.click("button:text-is('All slots')")
     page.wait_for_selector(".tree >> text=doc/")
+    assert page.locator(ALL_OF_THESE).count() == 1
     opened.check()
 
 

@@ -237,7 +237,7 @@ export function KeysView({ place }) {
           <${Act} why=${rights.lacks("write")} onClick=${() => setMakes(true)}>New key<//>
           <button type="button" class="small" onClick=${changed} title="Ask the servers again">Refresh</button>
           <label class="inline" title=${noWatch || undefined}><input type="checkbox" checked=${isLive} disabled=${noWatch !== "" && !isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
-          <${PrefixTools} prefix=${prefix} onChange=${changed} />
+          ${!slot && html`<${PrefixTools} prefix=${prefix} onChange=${changed} />`}
         </div>
         ${slot && html`<p class="row only-slot"><span class="badge">only slot ${slot}</span> <button type="button" class="small" onClick=${() => to({ slot: "" })}>All slots</button> <a href=${link(["slots"])}>Slots</a></p>`}
         ${isLive && html`<${Changes} changes=${changes} error=${watchError} onSelect=${(/** @type {Key} */ key) => to({ key })} />`}
