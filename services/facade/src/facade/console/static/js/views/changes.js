@@ -12,7 +12,10 @@ import { Trouble } from "../lib/ui.js";
 /** @typedef {{what: string, key?: string, key64?: string, revision: string, number: number}} Change */
 
 const SILENT_MS = 30_000;
-const RETRY_MS = 1000;
+const RETRY_MIN_MS = 1000;
+const RETRY_MAX_MS = 5000;
+/** After a refusal, which asking again does not change. */
+const REFUSED_MAX_MS = 30_000;
 const KEPT = 50;
 const LISTED = 8;
 const TOGETHER_MS = 1000;
@@ -32,17 +35,22 @@ export function useChanges(prefix, wanted, onChange) {
     let open = null;
     let newest = "";
     let number = 0;
+    let retryMs = RETRY_MIN_MS;
+    let missed = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let together;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let again;
     const take = (/** @type {import("../lib/sse.js").ServerEvent[]} */ events) => {
+      if (events.length === 0) return;
+      setError(null);
+      retryMs = RETRY_MIN_MS;
       newest = events.findLast((event) => event.id)?.id ?? newest;
       const told = events
         .filter((event) => ["put", "delete", "expire"].includes(event.name))
         .map((event) => ({ ...JSON.parse(event.data), what: event.name, number: ++number }));
-      if (told.length === 0) return;
-      setError(null);
+      if (told.length === 0 && !missed) return;
+      missed = false;
       setChanges((before) => [...told.reverse(), ...before].slice(0, KEPT));
       // The first one of many says when: where changes never end, they are shown all the same.
       together ??= setTimeout(() => {
@@ -58,10 +66,13 @@ export function useChanges(prefix, wanted, onChange) {
         if (open !== controller) return;
         open = null;
         if (failed?.status >= 400) {
+          // It begins anew: what changed meanwhile is told by nobody.
+          missed = true;
           newest = "";
           setError(failed);
         }
-        again = setTimeout(begin, RETRY_MS);
+        again = setTimeout(begin, retryMs);
+        retryMs = Math.min(2 * retryMs, failed?.status >= 400 ? REFUSED_MAX_MS : RETRY_MAX_MS);
       });
     };
     const look = () => {
