@@ -95,9 +95,12 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
   const wheel = (/** @type {WheelEvent} */ event) => {
     if (!event.ctrlKey && !event.shiftKey) return;
     event.preventDefault();
+    // With Shift held, some browsers say that the wheel was turned to the side.
+    const turned = event.deltaY || event.deltaX;
+    if (turned === 0) return;
     const box = /** @type {SVGElement} */ (event.currentTarget).getBoundingClientRect();
     const at = from + Math.max(0, Math.min(1, (((event.clientX - box.left) / box.width) * width - left) / (width - left - 15))) * (to - from);
-    const factor = event.deltaY > 0 ? 1.5 : 1 / 1.5;
+    const factor = turned > 0 ? 1.5 : 1 / 1.5;
     onZoom(at - (at - from) * factor, at + (to - at) * factor);
   };
   return html`<div ref=${frame}><svg class="axis" viewBox="0 0 ${width} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
@@ -172,6 +175,7 @@ export function TimelineView({ state, place }) {
     <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${spanText((to - from) / 1000)}`} tools=${tools}>
       <${Trouble} error=${error} />
       ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their events are missing: ${found.unreachable.join(", ")}.</p>` : null}
+      ${found?.cut && from < oldest ? html`<p class="quiet">There were more events before ${clock(oldest)}: the newest alone are told.</p>` : null}
       <div class="row filters">
         ${Object.entries(KINDS).map(([kind, { title, sign }]) => html`<label key=${kind} class="inline mark-label ${kind}"><input type="checkbox" checked=${!off.includes(kind)} onChange=${() => toggle(kind)} /> <span aria-hidden="true">${sign}</span> ${title}</label>`)}
         <label class="inline">Contains <input type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
