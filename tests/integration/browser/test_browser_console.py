@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +416,29 @@ def test_a_packed_value_keeps_its_bytes_encoding_and_end_wherever_it_goes(
         answer = cluster.request("GET", f"/v1/kv/packed%2F{name}")
         assert (answer.status, answer.body, answer.headers["content-encoding"]) == (200, packed, "gzip"), name
         assert "doug-expires-at" in answer.headers, name
+    opened.check("422 /v1/txn")
+
+
+@pytest.mark.parametrize("copies", [False, True], ids=["renamed", "copied"])
+def test_a_key_lives_as_long_under_its_new_name_whatever_the_clock_of_the_browser_says(
+    tab: Callable[..., Any], cluster: Cluster, copies: bool
+) -> None:
+    assert cluster.request("PUT", "/v1/kv/lasts%2Fold?ttl=30m", b"v", {"content-type": "text/plain"}).status == 200
+    opened = tab()
+    opened.page.add_init_script("const now = Date.now; Date.now = () => now() + 3_600_000;")
+    page = opened.show("#/keys?key=lasts%2Fold")
+    page.wait_for_selector(".inline-facts >> text=/in (29|30) min/")
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "lasts/new")
+    if copies:
+        page.check("dialog label:has-text('copy') input")
+    page.click(f"dialog button:text-is('{'Copy' if copies else 'Rename'}')")
+    page.wait_for_selector(".key-name >> text=lasts/new")
+    answer = cluster.request("GET", "/v1/kv/lasts%2Fnew")
+    assert answer.status == 200
+    left = datetime.fromisoformat(answer.headers["doug-expires-at"]) - datetime.now(UTC)
+    assert 28 * 60 < left.total_seconds() < 31 * 60
+    assert cluster.request("DELETE", "/v1/kv/lasts%2Fnew").status < 300
     opened.check("422 /v1/txn")
 
 

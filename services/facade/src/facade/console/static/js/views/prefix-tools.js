@@ -3,7 +3,7 @@
  * @module
  */
 
-import { ask, read, send } from "../lib/api.js";
+import { ask, facadeNow, read, send } from "../lib/api.js";
 import { count, plural } from "../lib/format.js";
 import { parameter, shown } from "../lib/keys.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
@@ -132,7 +132,7 @@ function parsed(line) {
 /** @param {Record<string, any>} line A line of an export as an operation of a batch. */
 function operation(line) {
   const { key, key64, value, encoding, content_type, content_encoding, expires_at } = line;
-  const lasts = expires_at ? Date.parse(expires_at) - Date.now() : null;
+  const lasts = expires_at ? Date.parse(expires_at) - facadeNow() : null;
   if (lasts !== null && lasts <= 0) return null;
   return { op: "put", key, key64, value, encoding, content_type, content_encoding, ...(lasts !== null && { ttl: `${Math.ceil(lasts)}ms` }) };
 }

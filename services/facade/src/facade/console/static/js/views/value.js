@@ -3,7 +3,7 @@
  * @module
  */
 
-import { curl, Problem } from "../lib/api.js";
+import { curl, facadeNow, Problem } from "../lib/api.js";
 import { bytes, milliseconds, until } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
@@ -103,7 +103,7 @@ function Until({ time }) {
     const timer = setInterval(() => draw((before) => before + 1), 1000);
     return () => clearInterval(timer);
   }, []);
-  return until(time);
+  return until(time, facadeNow());
 }
 
 /** @param {{value: Value}} properties */
