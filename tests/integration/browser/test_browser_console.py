@@ -232,6 +232,10 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     page.keyboard.press("Escape")
 
     page.click("button:text-is('Edit')")
+    page.fill(".editor label:has-text('Content type') input", "text/plain; of=\u2603")
+    page.click("button:text-is('Save')")
+    page.wait_for_selector(".editor .trouble >> text=Nothing was sent.")
+    page.fill(".editor label:has-text('Content type') input", "text/plain")
     page.fill(".editor textarea", "two")
     put(cluster, "made/by hand", b"theirs")
     page.click("button:text-is('Save')")
@@ -372,14 +376,17 @@ def test_keys_go_out_of_the_console_and_come_in_again(
     opened.show("#/keys?prefix=files%2F")
     page.select_option(ALL_OF_THESE, "export")
     page.wait_for_selector("dialog >> text=2 keys")
+    put(cluster, "files/third", b"v")
     with page.expect_download() as exported:
         page.click("dialog button:text-is('Export')")
+    page.wait_for_selector(".note >> text=Exported 3 keys.")
+    assert cluster.request("DELETE", "/v1/kv/files/third").status < 300
     assert cluster.request("DELETE", "/v1/kv/files/all-bytes.bin").status < 300
     put(cluster, "files/text", b"newer")
     page.select_option(ALL_OF_THESE, "import")
     page.set_input_files("dialog input[type=file]", exported.value.path())
     page.click("dialog button:text-is('Import')")
-    page.wait_for_selector(".note >> text=1 key imported, 1 were there already.")
+    page.wait_for_selector(".note >> text=2 keys imported, 1 were there already.")
     assert get(cluster, "files/all-bytes.bin") == (200, bytes(range(256)))
     assert get(cluster, "files/text") == (200, b"newer")
     page.select_option(ALL_OF_THESE, "import")

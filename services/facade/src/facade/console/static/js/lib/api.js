@@ -113,6 +113,16 @@ export function denied(problem) {
   deniedListeners.forEach((listener) => listener(problem));
 }
 
+/** @param {Record<string, string>} named What somebody typed may be more than a header can say. */
+function headersOf(named) {
+  try {
+    return new Headers(named);
+  } catch {
+    const detail = "A header cannot have the letters of this content type. Nothing was sent.";
+    throw new Problem({ status: 0, code: "bad_header", detail, outcome: "not_applied" });
+  }
+}
+
 /**
  * @param {string} method
  * @param {string} path
@@ -121,10 +131,11 @@ export function denied(problem) {
  */
 export async function send(method, path, options = {}) {
   let response;
+  const headers = headersOf({ ...ownHeaders(), ...options.headers });
   try {
     response = await fetch(path, {
       method,
-      headers: { ...ownHeaders(), ...options.headers },
+      headers,
       body: options.body,
       signal: options.signal,
       cache: "no-store",
