@@ -76,3 +76,24 @@ def test_a_watch_that_is_refused_is_asked_for_less_and_less_often(
     while len(asked_s) < 4:
         page.wait_for_timeout(100)
     assert asked_s[3] - asked_s[0] > 5.0, "after one, two and four seconds"
+
+
+@pytest.mark.parametrize(
+    ("place", "asked_for"),
+    [
+        ("#/slots", "/v1/console/slots"),
+        ("#/graphs", "/v1/console/history"),
+        ("#/timeline?shard=0", "/v1/console/events"),
+        ("#/shard/0", "/v1/shards/0/members"),
+    ],
+)
+def test_nothing_piles_up_while_a_facade_does_not_answer(
+    open_tab: Callable[..., Tab], unguarded: Served, place: str, asked_for: str
+) -> None:
+    opened = open_tab(unguarded)
+    asked: list[str] = []
+    opened.page.on("request", lambda request: asked.append(request.url) if asked_for in request.url else None)
+    opened.page.route(f"**{asked_for}**", lambda route: None)
+    page = opened.show(place)
+    page.wait_for_timeout(11_000)
+    assert len(asked) == 1

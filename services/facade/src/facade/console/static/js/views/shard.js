@@ -6,7 +6,8 @@
 import { ask, Problem, quoted, read } from "../lib/api.js";
 import { count, isKnown, milliseconds, plural, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
-import { html, useEffect, useRef, useState } from "../lib/preact.js";
+import { usePolled } from "../lib/polling.js";
+import { html, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { Act, Card, Command, Confirm, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
 import { TEXT, useWidth } from "../lib/width.js";
@@ -122,30 +123,8 @@ function Ring({ shard }) {
 
 /** @param {number} shard */
 function useMembers(shard) {
-  const [found, setFound] = useState(/** @type {{members: Member[], changing: boolean} | null} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => {
-    let ended = false;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let timer;
-    const look = async () => {
-      try {
-        const answer = document.hidden ? null : await read(`/v1/shards/${shard}/members`);
-        if (!ended && answer) setFound(answer);
-        if (!ended) setError(null);
-      } catch (failed) {
-        if (!ended) setError(failed);
-      }
-      if (!ended) timer = setTimeout(look, MEMBERS_MS);
-    };
-    setFound(null);
-    look();
-    return () => {
-      ended = true;
-      clearTimeout(timer);
-    };
-  }, [shard]);
-  return { found, error };
+  const ask = (/** @type {AbortSignal} */ signal) => read(`/v1/shards/${shard}/members`, signal);
+  return usePolled(/** @type {(signal: AbortSignal) => Promise<{members: Member[], changing: boolean}>} */ (ask), MEMBERS_MS, [shard]);
 }
 
 /** @param {{shard: number, onClose: () => void}} properties */

@@ -6,7 +6,8 @@
 import { read } from "../lib/api.js";
 import { clock, count, plural, span as spanText } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
-import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
+import { usePolled } from "../lib/polling.js";
+import { html, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
 import { useWidth } from "../lib/width.js";
 
@@ -46,25 +47,8 @@ export function kindOf(name) {
 
 /** @param {number[]} shards The events of all nodes of these shards, in the order of their time. */
 function useEvents(shards) {
-  const [found, setFound] = useState(/** @type {Events | null} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => {
-    let ended = false;
-    const look = () =>
-      document.hidden ||
-      Promise.all(shards.map((shard) => read(`/v1/console/events?shard=${shard}`))).then(
-        (answers) => { if (!ended) { setFound(merged(answers)); setError(null); } },
-        (failed) => ended || setError(failed),
-      );
-    setFound(null);
-    look();
-    const timer = setInterval(look, LOOK_MS);
-    return () => {
-      ended = true;
-      clearInterval(timer);
-    };
-  }, [shards.join()]);
-  return { found, error };
+  const ask = async (/** @type {AbortSignal} */ signal) => merged(await Promise.all(shards.map((shard) => read(`/v1/console/events?shard=${shard}`, signal))));
+  return usePolled(ask, LOOK_MS, [shards.join()]);
 }
 
 /** @param {Events[]} answers @returns {Events} */
