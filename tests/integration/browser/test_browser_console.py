@@ -168,6 +168,7 @@ def test_every_dialog_can_be_read_by_everybody(
         "replace": ("#/shard/0", "button:has-text('Replace') >> nth=0"),
         "remove": ("#/shard/0", "button:has-text('Remove') >> nth=0"),
         "add": ("#/shard/0", "button:text-is('Add a member')"),
+        "backup": ("#/shard/0", "button:text-is('Download a backup')"),
     }
     for name, (place, opener) in places.items():
         page = opened.show(place)
