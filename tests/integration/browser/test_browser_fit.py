@@ -59,7 +59,7 @@ def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
             route.fulfill(status=200, content_type="text/event-stream", body=body)
 
         tab.page.route("**/v1/console/stream", stream)
-        tab.page.route("**/v1/shards/0/members", lambda route: route.fulfill(json=MEMBERS))
+        tab.page.route("**/v1/console/members?*", lambda route: route.fulfill(json=MEMBERS))
         return tab
 
     return open_one

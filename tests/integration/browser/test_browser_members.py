@@ -38,15 +38,13 @@ def asked(open_tab: Callable[..., Tab], unguarded: Served) -> tuple[Tab, list[tu
     wishes: list[tuple[str, str, Any]] = []
 
     def answer(route: Any) -> None:
-        if route.request.method == "GET":
-            route.fulfill(json=MEMBERS)
-            return
         body = json.loads(route.request.post_data) if route.request.post_data else None
         place = urlsplit(route.request.url)
         wishes.append((route.request.method, f"{place.path}?{place.query}".rstrip("?"), body))
         route.fulfill(json={"leader": "shard-0-1", "term": 4})
 
     tab = open_tab(unguarded)
+    tab.page.route("**/v1/console/members?*", lambda route: route.fulfill(json=MEMBERS))
     tab.page.route("**/v1/shards/0/**", answer)
     tab.show("#/shard/0")
     return tab, wishes

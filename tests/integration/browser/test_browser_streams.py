@@ -84,7 +84,7 @@ def test_a_watch_that_is_refused_is_asked_for_less_and_less_often(
         ("#/slots", "/v1/console/slots"),
         ("#/graphs", "/v1/console/history"),
         ("#/timeline?shard=0", "/v1/console/events"),
-        ("#/shard/0", "/v1/shards/0/members"),
+        ("#/shard/0", "/v1/console/members"),
     ],
 )
 def test_nothing_piles_up_while_a_facade_does_not_answer(

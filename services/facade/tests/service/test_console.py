@@ -251,12 +251,22 @@ async def test_events_are_asked_for_once(make_facade: MakeFacade) -> None:
 
 
 async def test_events_are_kept_of_a_few_shards_alone(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "EVENTS_SHARDS_MAX", 2)
+    monkeypatch.setattr(collecting, "ASKED_MAX", 2)
     facade = await make_facade(shards=4, nodes=1)
     collector = facade.application.console.collector
     for shard in (0, 1, 2, 3, 2, 3):
         assert (await facade.http.get(f"/v1/console/events?shard={shard}")).json()["shard"] == shard
-    assert sorted(collector._events) == [2, 3]
+    assert sorted(shard for _, shard in collector._asked) == [2, 3]
+
+
+async def test_the_members_are_asked_for_once_however_many_look(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3)
+    leader = facade.cluster.shards[0].nodes[0]
+    before = leader.asked_for_members
+    answers = await asyncio.gather(*(facade.http.get("/v1/console/members?shard=0") for _ in range(100)))
+    told = (await facade.http.get("/v1/shards/0/members")).json()
+    assert all(answer.json() == told for answer in answers)
+    assert leader.asked_for_members - before == 2, "once for all consoles, and once for whoever asks the API"
 
 
 async def test_numbers_that_a_browser_would_round_are_text(make_facade: MakeFacade) -> None:
@@ -337,6 +347,9 @@ async def test_a_sample_is_of_all_that_was_since_the_one_before(
         ("events?shard=-1", 400, "bad_parameter"),
         ("events?shard=7", 404, "unknown_shard"),
         ("events?shard=0&x=1", 400, "unknown_parameter"),
+        ("members", 400, "bad_parameter"),
+        ("members?shard=7", 404, "unknown_shard"),
+        ("members?shard=0&since=1", 400, "unknown_parameter"),
         ("history?shards=a", 400, "bad_parameter"),
         ("history?shards=" + ",".join(map(str, range(65))), 400, "bad_parameter"),
         ("slots?minutes_ago=61", 400, "bad_parameter"),

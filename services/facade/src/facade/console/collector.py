@@ -11,7 +11,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,9 +21,12 @@ from doug_wire.slots import SLOTS
 from facade import __version__
 from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
 from facade.client.operators.cluster_status import Statuses, ask_events
+from facade.client.operators.membership import list_members
 from facade.client.router import Router
+from facade.client.shard import Shard
 from facade.console.history import SHARDS_MAX, STEP_S, History, percentile_ms, shard_sample
 from facade.console.view import Views
+from facade.routes.operators.members import members_view
 from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
 
@@ -33,14 +36,17 @@ LIVE_BYTES = 256 << 10
 """The bytes of a state beyond which it is made less often, so that a large cluster costs no more to look at."""
 LIVE_MAX_S = 4.0
 """The longest from look to look while somebody looks: a browser takes a stream for broken after 8 s without a word."""
-EVENTS_FRESH_S = 1.0
+FRESH_S = 1.0
+"""So long an answer about one shard is told again."""
 EVENTS_MAX = 2000
-EVENTS_SHARDS_MAX = 32
-"""The events of so many shards are kept to be told again: those of one are up to 2 MB."""
+ASKED_MAX = 32
+"""So many answers about shards are kept: the events of one are up to 2 MB."""
 EXACT_MAX = (1 << 53) - 1
 """The largest whole number that JavaScript tells from its neighbours."""
 MINUTE_S = 60.0
 MINUTES = 60
+
+Ask = Callable[[Shard], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def _now_us() -> int:
@@ -80,7 +86,7 @@ class Collector:
         self._wanted = asyncio.Event()
         self._totals = metrics.totals()
         self._sampled_s = self._loop.time()
-        self._events: dict[int, tuple[float, asyncio.Task[dict[str, Any]]]] = {}
+        self._asked: dict[tuple[Ask, int], tuple[float, asyncio.Task[dict[str, Any]]]] = {}
         self._minutes: deque[tuple[float, Sequence[int]]] = deque(maxlen=MINUTES)
         self._slots_before: Sequence[int] = array("Q", bytes(8 * SLOTS))
         self._slots_s = self._loop.time()
@@ -208,25 +214,45 @@ class Collector:
             rates = [round(count / passed_s, 2) for count in counts]
         return {"minutes_ago": minutes_ago, "minutes_kept": len(self._minutes), "rates": rates}
 
-    # The nodes' events.
+    # What nodes are asked for about one shard, once for all who look at it.
 
     async def events(self, shard: int) -> dict[str, Any]:
-        """The events of a shard's nodes, as they told them at most ``EVENTS_FRESH_S`` ago."""
-        known = self._events.get(shard)
+        """The events of a shard's nodes, as they told them at most ``FRESH_S`` ago."""
+        return await self._ask(_ask_events, shard)
+
+    async def members(self, shard: int) -> dict[str, Any]:
+        """The members of a shard, as its leader told them at most ``FRESH_S`` ago.
+
+        Raises:
+            ProblemError: 503; there is no leader to ask.
+        """
+        return await self._ask(_ask_members, shard)
+
+    async def _ask(self, ask: Ask, shard: int) -> dict[str, Any]:
+        known = self._asked.get((ask, shard))
         now_s = self._loop.time()
-        if known is None or (known[1].done() and now_s - known[0] >= EVENTS_FRESH_S):
-            known = (now_s, self._loop.create_task(self._ask_events(shard)))
-            self._events.pop(shard, None)
-            self._events = dict(list(self._events.items())[1 - EVENTS_SHARDS_MAX :])
-            self._events[shard] = known
+        if known is None or (known[1].done() and now_s - known[0] >= FRESH_S):
+            known = (now_s, self._loop.create_task(ask(self._router.shards[shard])))
+            # Whoever asked may be gone by the time it fails.
+            known[1].add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._asked.pop((ask, shard), None)
+            self._asked = dict(list(self._asked.items())[1 - ASKED_MAX :])
+            self._asked[ask, shard] = known
         return await asyncio.shield(known[1])
 
-    async def _ask_events(self, shard: int) -> dict[str, Any]:
-        answers = await ask_events(self._router.shards[shard], 0, EVENTS_MAX)
-        document = events_view(shard, answers, EVENTS_MAX).model_dump()
-        for event in document["events"]:
-            event["details"] = _exact(event["details"])
-        return document
+
+async def _ask_events(shard: Shard) -> dict[str, Any]:
+    answers = await ask_events(shard, 0, EVENTS_MAX)
+    document = events_view(shard.id, answers, EVENTS_MAX).model_dump()
+    for event in document["events"]:
+        event["details"] = _exact(event["details"])
+    return document
+
+
+async def _ask_members(shard: Shard) -> dict[str, Any]:
+    answer = await list_members(shard)
+    shard.learn_members(answer)
+    return members_view(shard.id, answer).model_dump()
 
 
 def _exact(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ function Ring({ shard }) {
 
 /** @param {number} shard */
 function useMembers(shard) {
-  const ask = (/** @type {AbortSignal} */ signal) => read(`/v1/shards/${shard}/members`, signal);
+  const ask = (/** @type {AbortSignal} */ signal) => read(`/v1/console/members?shard=${shard}`, signal);
   return usePolled(/** @type {(signal: AbortSignal) => Promise<{members: Member[], changing: boolean}>} */ (ask), MEMBERS_MS, [shard]);
 }
 
