@@ -482,6 +482,23 @@ def test_changes_are_seen_as_they_happen(tab: Callable[..., Any], cluster: Clust
     page.wait_for_selector(".one pre >> text=22")
     look(page, pictures, "live")
 
+    lines = b"\n".join(
+        json.dumps({"op": "put", "key": key, "value": "many"}).encode()
+        for key in ["live/one", *(f"live/many/{number:03}" for number in range(300))]
+    )
+    assert cluster.request("POST", "/v1/batch", lines, {"content-type": "application/x-ndjson"}).status == 200
+    page.wait_for_selector(".one pre >> text=many")
+
+    opened.show("#/keys?prefix=live%2Fmany%2F")
+    page.click("text=Load 200 more behind these 200")
+    page.wait_for_selector(".tree >> text=299")
+    page.wait_for_selector("text=Watching:")
+    page.wait_for_timeout(SETTLED_MS)
+    put(cluster, "live/many/300", b"v")
+    page.wait_for_selector(".tree >> text=300")
+    assert page.locator(".tree > li .leaf").count() == 301, "whoever has gone on to later pages stays there"
+    opened.show("#/keys?prefix=live%2F&key=live%2Fone")
+
     written = 0
 
     def written_and_seen() -> bool:

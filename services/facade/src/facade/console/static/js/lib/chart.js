@@ -126,7 +126,7 @@ export function Chart({ title, times, series, show }) {
   useEffect(() => {
     plot.current?.setData([times, ...series.map((each) => each.values)]);
     tellNewest(plot.current);
-  }, [times, series]);
+  }, [times, names]);
   const last = series.map(({ label, values }) => `${label} ${isKnown(values.at(-1)) ? show(/** @type {number} */ (values.at(-1))) : UNKNOWN}`).join(", ");
   return html`<figure class="chart"><figcaption>${title}</figcaption><div ref=${box} role="img" aria-label=${`${title}; now: ${last}`}></div></figure>`;
 }

@@ -3,8 +3,8 @@
  * @module
  */
 
-import { keyOf, parameter, shown } from "../lib/keys.js";
-import { html, useEffect, useState } from "../lib/preact.js";
+import { base64url, keyOf, parameter, shown } from "../lib/keys.js";
+import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { follow } from "../lib/sse.js";
 import { Trouble } from "../lib/ui.js";
 
@@ -18,6 +18,8 @@ const RETRY_MAX_MS = 5000;
 const REFUSED_MAX_MS = 30_000;
 const KEPT = 50;
 const LISTED = 8;
+/** Of so many keys it is remembered that they changed. */
+const REVISIONS_MAX = 20_000;
 const TOGETHER_MS = 1000;
 
 /**
@@ -26,10 +28,12 @@ const TOGETHER_MS = 1000;
 export function useChanges(prefix, wanted, onChange) {
   const [changes, setChanges] = useState(/** @type {Change[]} */ ([]));
   const [error, setError] = useState(/** @type {unknown} */ (null));
+  const revisions = useRef(/** @type {Map<string, string>} */ (new Map()));
   const query = "text" in prefix && prefix.text === "" ? "" : `&${parameter("prefix", prefix)}`;
   useEffect(() => {
     setChanges([]);
     setError(null);
+    revisions.current = new Map();
     if (!wanted) return undefined;
     /** @type {AbortController | null} */
     let open = null;
@@ -51,6 +55,8 @@ export function useChanges(prefix, wanted, onChange) {
         .map((event) => ({ ...JSON.parse(event.data), what: event.name, number: ++number }));
       if (told.length === 0 && !missed) return;
       missed = false;
+      told.forEach((change) => revisions.current.set(base64url(keyOf(change)), change.revision));
+      if (revisions.current.size > REVISIONS_MAX) revisions.current = new Map([...revisions.current].slice(-REVISIONS_MAX / 2));
       setChanges((before) => [...told.reverse(), ...before].slice(0, KEPT));
       // The first one of many says when: where changes never end, they are shown all the same.
       together ??= setTimeout(() => {
@@ -92,7 +98,9 @@ export function useChanges(prefix, wanted, onChange) {
       ended?.abort();
     };
   }, [query, wanted]);
-  return { changes, error };
+  /** @param {Key} key The revision of its newest change; also where many others came since. */
+  const revisionOf = (key) => revisions.current.get(base64url(key)) ?? "";
+  return { changes, error, revisionOf };
 }
 
 /** @param {{changes: Change[], error: unknown, onSelect: (key: Key) => void}} properties */
