@@ -342,6 +342,33 @@ def test_what_is_edited_is_saved_over_nothing_that_was_not_seen(tab: Callable[..
     opened.check("412 /v1/kv/seen%2Fone")
 
 
+def test_what_was_typed_is_there_again_for_whoever_comes_back(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    put(cluster, "draft/one", b"first")
+    page = opened.show("#/keys?prefix=draft%2F&key=draft%2Fone")
+    page.wait_for_selector(".one pre >> text=first")
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "much work")
+    page.click("nav >> text=Slots")
+    page.wait_for_selector("h1:text-is('Slots')")
+    put(cluster, "draft/one", b"second")
+    page.go_back()
+    page.wait_for_selector(".one pre >> text=second")
+    page.click("button:text-is('Edit')")
+    page.wait_for_selector("text=What you typed before is here again")
+    assert page.input_value(".editor textarea") == "much work"
+    page.click("button:text-is('Save')")
+    page.wait_for_selector("text=Somebody else changed this key meanwhile.")
+    page.click("button:text-is('Save mine over it')")
+    page.wait_for_selector(".one pre >> text=much work")
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "not meant")
+    page.click("button:text-is('Cancel')")
+    page.click("button:text-is('Edit')")
+    assert page.input_value(".editor textarea") == "much work", "who cancels means it"
+    opened.check("412 /v1/kv/draft%2Fone")
+
+
 def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any], cluster: Cluster) -> None:
     for number in range(7):
         put(cluster, f"heap/{number}", b"v")
