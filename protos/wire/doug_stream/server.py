@@ -24,6 +24,8 @@ from doug_stream.events import Event, GoingAway, HalfClosed, RequestReceived
 from doug_stream.headers import Metadata
 from doug_stream.limits import Limits
 
+_OF_HOSTS = ("DNS", "IP Address")
+
 
 class Method(NamedTuple):
     """A bidirectional method: what serves it, and how its messages are read and written.
@@ -81,11 +83,11 @@ class ServerCall(Call):
         return address_text(self._endpoint.about("peername"))
 
     def auth_context(self) -> Mapping[str, list[bytes]]:
-        """The names in the client's certificate, under gRPC's keys; empty in plaintext."""
+        """The names of hosts in the client's certificate, under gRPC's keys; empty in plaintext."""
         certificate = self._endpoint.about("peercert")
         if not certificate:
             return {}
-        names = [str(value).encode() for _, value in certificate.get("subjectAltName", ())]
+        names = [str(value).encode() for kind, value in certificate.get("subjectAltName", ()) if kind in _OF_HOSTS]
         common = [str(v).encode() for part in certificate.get("subject", ()) for k, v in part if k == "commonName"]
         return {
             "transport_security_type": [b"ssl"],

@@ -87,8 +87,8 @@ class Facade:
             for connection in tuple(state.connections):
                 connection.transport.abort()
             await server.wait_closed()
-        if self.gate is not None:
-            self.gate.audit.close()
+        if self.application.front.audit is not None:
+            self.application.front.audit.close()
 
     async def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):

@@ -32,7 +32,6 @@ async def test_what_operators_do_is_told_without_users_too(make_facade: MakeFaca
     assert {(line["principal"], line["address"]) for line in lines} == {("", "127.0.0.1")}
     assert lines[0]["request_id"] == "mine"
     assert "the-value" not in path.read_text()
-    facade.application.front.audit.close()
 
 
 async def test_without_a_file_there_is_none(make_facade: MakeFacade) -> None:

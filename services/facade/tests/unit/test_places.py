@@ -137,6 +137,23 @@ async def test_who_leaves_while_waiting_holds_nothing(given_before: bool) -> Non
     assert (places.taken, places._clients, places._addresses, places._waiting) == (0, {}, {}, {})
 
 
+async def test_one_who_ends_may_make_room_for_several() -> None:
+    """One of the same client, and one of the same address: both waited for that alone."""
+    places, order = Places("scans", 4, of_client=1, of_address=1), list[str]()
+    first, gate = asyncio.Event(), asyncio.Event()
+    tasks = [asyncio.create_task(hold_soon(places, "a", order, first, "x"))]
+    await settled()
+    for client, address in ("ay", "bx"):
+        tasks.append(asyncio.create_task(hold_soon(places, client, order, gate, address)))
+    await settled()
+    assert order == ["a"]
+    first.set()
+    await settled()
+    assert (order, places.taken) == (["a", "a", "b"], 2)
+    gate.set()
+    await asyncio.gather(*tasks)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.sampled_from("wle")), max_size=60))
 async def test_whoever_may_have_a_place_does_not_wait(steps: list[tuple[str, str, str]]) -> None:
     """Whatever waits, leaves and ends: no limit is exceeded, and no place is free that a waiting one may have."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import pytest
 
 from doug.v1 import admin_pb2, doug_pb2
+from doug_stream.events import RequestReceived
+from doug_stream.server import ServerCall
 from raft_node.rpc.doug.callers import LINES_BURST, Callers
 from raft_node.rpc.doug.wanted import RULES
+from raft_node.rpc.hot_streams import PIPE
+from raft_node.rpc.raft.certificate_names import names_of
 
 
 class Aborted(Exception):  # noqa: N818
@@ -17,15 +22,16 @@ class Aborted(Exception):  # noqa: N818
 
 
 class FakeContext:
-    def __init__(self, *names: str, tls: bool = True) -> None:
-        self._names = [name.encode() for name in names]
+    def __init__(self, *names: str, tls: bool = True, others: dict[str, str] | None = None) -> None:
+        self._others = {kind: [name.encode()] for kind, name in (others or {}).items()}
+        self._names = [name.encode() for name in (*names, *(others or {}).values())]
         self._tls = tls
         self.status: grpc.StatusCode | None = None
 
     def auth_context(self) -> dict[str, list[bytes]]:
         if not self._tls:
             return {}
-        return {"transport_security_type": [b"ssl"], "x509_subject_alternative_name": self._names}
+        return {"transport_security_type": [b"ssl"], "x509_subject_alternative_name": self._names, **self._others}
 
     def peer(self) -> str:
         return "ipv4:192.0.2.1:5"
@@ -65,6 +71,23 @@ METHODS = [
     for service in (file.DESCRIPTOR.services_by_name[name],)
     for method in service.methods
 ]
+
+
+@pytest.mark.parametrize("kind", ["peer_uri", "peer_email"])
+async def test_only_a_name_of_a_host_makes_a_facade(kind: str) -> None:
+    """gRPC tells all alternative names together; URIs and e-mail addresses are those of clients."""
+    context: Any = FakeContext("localhost", others={kind: "dougdb-facade"})
+    with pytest.raises(Aborted):
+        await CALLERS.admit(context, "doug.v1.Doug", "Get")
+    assert names_of(context) == {"localhost"}
+
+
+def test_the_own_streams_tell_names_of_hosts_alone() -> None:
+    kinds = (("DNS", "a.node"), ("IP Address", "10.0.0.1"), ("URI", "dougdb-facade"), ("email", "shard-0-1"))
+    endpoint: Any = SimpleNamespace(about=lambda what: {"subjectAltName": kinds})
+    method: Any = SimpleNamespace(encode=bytes, decode=PIPE.decode_request)
+    call = ServerCall(endpoint, RequestReceived(1, PIPE.path, (), None), method)
+    assert names_of(cast("Any", call)) == {"a.node", "10.0.0.1"}
 
 
 def test_every_method_has_a_rule_and_every_rule_a_method() -> None:

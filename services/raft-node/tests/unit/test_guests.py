@@ -18,12 +18,15 @@ from doug.v1 import admin_pb2, doug_pb2
 from doug_wire.auth import tokens
 from doug_wire.auth.document import EMPTY, Document, Held, TokenRecord
 from doug_wire.auth.grants import KeyRange, Verb, parse_grant
+from doug_wire.command import CommandError
+from doug_wire.payload import BATCH_OPERATIONS_MAX, TXN_OPERATIONS_MAX
 from raft_node.errors import NotLeaderError, UnavailableError
 from raft_node.kv.operations.access import Stored
+from raft_node.rpc.doug import batch_execution, operations
 from raft_node.rpc.doug import callers as callers_module
 from raft_node.rpc.doug import guests as guests_module
-from raft_node.rpc.doug import operations
 from raft_node.rpc.doug.callers import UNSURE_S, Callers
+from raft_node.rpc.doug.guest_room import OF_ONE, Use
 from raft_node.rpc.doug.guests import COPY_S, LOOK_S, Guests
 from raft_node.rpc.doug.wanted import ADMIN, DOUG, OURS_ALONE, RULES, wanted
 
@@ -106,10 +109,17 @@ class Shard:
         """The status of a call, None if it is served."""
         guarded: Any = context
         try:
-            await self.callers.admit(guarded, service, method, request)
+            attend = await self.callers.admit(guarded, service, method, request)
         except Aborted:
             return context.status
+        if attend is not None:
+            await attend(answered())
         return None
+
+
+async def answered() -> str:
+    """A call that is answered at once."""
+    return "done"
 
 
 def shown(token: str) -> FakeContext:
@@ -183,6 +193,22 @@ async def test_of_a_batch_each_operation_is_judged_by_itself() -> None:
     (line,) = shard.lines
     assert (line["principal"], line["outcome"], line["operations"]) == ("token:app", "forbidden", 3)
     assert await asyncio.create_task(left_out(shard.makes("none"), GET_CONFIG, PUT_APP)) == {0, 1}
+
+
+@pytest.mark.parametrize("named", ["operations", "compare", "success", "failure"])
+async def test_what_has_too_many_parts_is_not_looked_at_part_by_part(named: str) -> None:
+    """A mebibyte holds half a million empty operations: to judge each took a node 0.8 s and 44 MB."""
+    limit, part = (BATCH_OPERATIONS_MAX, 2) if named == "operations" else (TXN_OPERATIONS_MAX, 3)
+    made = pb.ExecuteBatchRequest if named == "operations" else pb.TxnRequest
+    method = "ExecuteBatch" if named == "operations" else "Txn"
+    number = made.DESCRIPTOR.fields_by_name[named].number
+    request = made.FromString(bytes((number << 3 | 2, 0)) * (limit * part))
+    assert len(list(wanted(DOUG, method, request))) == limit
+    with pytest.raises(CommandError, match=f"{limit * part}"):  # It is in no entry.
+        if isinstance(request, pb.ExecuteBatchRequest):
+            await batch_execution.understand(request)
+        else:
+            operations.txn_command(request)
 
 
 ALL_GRANTS = ("read:*", "write:*", "watch:*", "metrics", "admin:members", "admin:backup", "admin:auth")
@@ -499,9 +525,50 @@ async def test_what_lasts_and_is_allowed_ends_by_itself(shard: Shard) -> None:
     async def fails() -> None:
         raise UnavailableError("a block is damaged")
 
+    again = await shard.callers.admit(context, DOUG, "Scan", EVERY_KEY)
+    assert again is not None
     with pytest.raises(UnavailableError, match="damaged"):
-        await attend(fails())
+        await again(fails())
     assert context.status is None
+    assert shard.callers.room.used == Use(), "nothing is held any more"
+
+
+async def test_a_guest_has_its_share_of_a_node_and_others_have_theirs(shard: Shard) -> None:
+    """Facades are not among them: what they ask for is bounded where their clients ask."""
+    app, other = shard.makes("app", "read:*"), shard.makes("other", "read:*")
+    held = [await shard.callers.admit(shown(app), DOUG, "Scan", EVERY_KEY) for _ in range(OF_ONE.scans)]  # type: ignore[arg-type]
+    refused = shown(app)
+    assert await shard.calls(refused, "Scan", EVERY_KEY) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.code == "OVERLOADED"
+    assert await shard.calls(shown(app), "Get", pb.GetRequest(key=b"k")) is None
+    assert await shard.calls(shown(other), "Scan", EVERY_KEY) is None
+    for attend in held:
+        assert attend is not None
+        assert await attend(answered()) == "done"
+    assert await shard.calls(shown(app), "Scan", EVERY_KEY) is None
+    large = pb.PutRequest(key=b"k", value=bytes(OF_ONE.size + 1))
+    assert await shard.calls(shown(shard.makes("w", "write:*")), "Put", large) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await shard.calls(shown(other), "Put", pb.PutRequest(key=b"k")) is DENIED
+    assert shard.callers.room.used == Use(), "who is refused holds nothing"
+
+
+async def test_a_long_batch_ends_when_the_rights_change(shard: Shard) -> None:
+    token = shard.makes("app", "write:app/")
+    context: Any = shown(token)
+    request = pb.ExecuteBatchRequest(operations=[PUT_APP, GET_CONFIG])
+    attend = await shard.callers.admit(context, DOUG, "ExecuteBatch", request)
+    assert attend is not None
+
+    async def batch() -> None:
+        shard.becomes(shard.document.without_token("app"))
+        shard.makes("app", "write:app/b")
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(60):
+        with pytest.raises(Aborted):
+            await attend(batch())
+    assert context.status is UNKNOWN
+    assert shard.callers.room.used == Use()
 
 
 def test_a_range_is_judged_with_both_ends() -> None:

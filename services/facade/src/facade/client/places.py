@@ -128,6 +128,8 @@ class Places:
             queue = self._waiting.get(client, deque())
             if waiter in queue:
                 queue.remove(waiter)
+                if not queue:
+                    del self._waiting[client]
             self._hand_on()
         else:
             self._give_back(client, waiter.address)
@@ -166,21 +168,24 @@ class Places:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        """Gives a free place to the first request of a client that may have it; clients take turns."""
-        for client, queue in list(self._waiting.items()):
-            while queue and queue[0].has_place.done():
-                queue.popleft()  # It was cancelled, and has not come to leave yet.
-            if queue and self._refusal(client, queue[0].address) is not None:
-                continue
-            del self._waiting[client]
-            if not queue:
-                continue
-            waiter = queue.popleft()
-            if queue:
-                self._waiting[client] = queue  # Behind the others.
-            self._take(client, waiter.address)
-            waiter.has_place.set_result(None)
-            return
+        """Gives free places to those who may have them, the first request of each client in turn."""
+        handed = True
+        while handed and self.taken < self._total:
+            handed = False
+            for client, queue in list(self._waiting.items()):
+                while queue and queue[0].has_place.done():
+                    queue.popleft()  # It was cancelled, and has not come to leave yet.
+                if queue and self._refusal(client, queue[0].address) is not None:
+                    continue
+                del self._waiting[client]
+                if not queue:
+                    continue
+                waiter = queue.popleft()
+                if queue:
+                    self._waiting[client] = queue  # Behind the others.
+                self._take(client, waiter.address)
+                waiter.has_place.set_result(None)
+                handed = True
 
 
 class Bytes:

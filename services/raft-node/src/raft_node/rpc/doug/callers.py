@@ -8,7 +8,8 @@ or, where certificates are a proof, that one, and is judged here, by the rule th
 2. A method without a rule is served to nobody.
 3. A guest is served only if it may do every part of what a call asks for, and as long as it may; of a batch it is
    served the operations that it may do.
-4. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
+4. No guest takes more than its share of the node (``raft_node.rpc.doug.guest_room``).
+5. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
 
 Source: docs/auth.md.
 """
@@ -27,9 +28,10 @@ from doug_stream.limits import Bucket
 from doug_wire.auth.certificates import shown_to_grpc
 from doug_wire.idempotency import identity_of
 from raft_node.errors import NotLeaderError, UnavailableError
+from raft_node.rpc.doug.guest_room import GuestRoom, Use
 from raft_node.rpc.doug.guests import CERTIFICATES, TOKENS, Guest, Guests, Shown
 from raft_node.rpc.doug.operations import forbidden, identity
-from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, Wanted, wanted
+from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, SCANNING, Wanted, wanted
 from raft_node.rpc.raft.certificate_names import names_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -55,6 +57,7 @@ class Callers:
 
     Attributes:
         caller_of: Gives the address of a caller.
+        room: What guests use of this node now.
     """
 
     def __init__(
@@ -78,13 +81,14 @@ class Callers:
         self._guests = guests
         self._lines = Bucket(LINES_BURST, LINES_PER_S)
         self._left_out = 0
+        self.room = GuestRoom()
         self.caller_of: Callable[[Any], str] = lambda context: str(context.peer())
 
     async def admit(self, context: Context, service: str, method: str, request: Any = None) -> Attend | None:
         """Aborts a call that its caller may not make; gRPC's exception leaves this function.
 
         Returns:
-            What has to wait for the answer, for a call of a guest that may last; else None.
+            What has to wait for the answer to a call of a guest; None for others.
         """
         call = f"/{service}/{method}"
         names = names_of(context)
@@ -102,19 +106,38 @@ class Callers:
         except (NotLeaderError, UnavailableError) as error:
             await self._unsure(context, error)
         guest = await self._known(context, call, shown, found)
-        parts = wanted(service, method, request)
-        if (service, method) in IN_PARTS:
-            forbidden.set(await self._judge_each(context, call, shown, guest, parts))
-        else:
-            await self._judge(context, call, shown, guest, parts)
+        use = Use(1, int((service, method) in SCANNING), 0 if request is None else request.ByteSize())
+        await self._make_room(context, call, shown, guest, use)
+        try:
+            parts = wanted(service, method, request)
+            if (service, method) in IN_PARTS:
+                forbidden.set(await self._judge_each(context, call, shown, guest, parts))
+            else:
+                await self._judge(context, call, shown, guest, parts)
+        except BaseException:
+            self.room.give_back(guest.name, use)
+            raise
         identity.set(identity_of(guest.name))
-        if (service, method) not in LASTING:
-            return None
+        return self._attendance(context, shown, (service, method), request, proof, guest, use)
 
+    def _attendance(
+        self,
+        context: Context,
+        shown: Collection[str],
+        asked: tuple[str, str],
+        request: Any,
+        proof: Shown,
+        guest: Guest,
+        use: Use,
+    ) -> Attend:
+        """What waits for the answer to a guest's call, ends it once it may not go on, and gives back its room."""
+        assert self._guests is not None
+        guests, call = self._guests, "/" + "/".join(asked)
         sure_s = self._clock()
 
         async def still() -> None:
             nonlocal sure_s
+            asked_s = self._clock()
             try:
                 now = await guests.find(proof)
             except (NotLeaderError, UnavailableError):
@@ -122,11 +145,27 @@ class Callers:
                 if self._clock() - sure_s < UNSURE_S:
                     return
                 await self._unsure(context, UnavailableError("nobody can tell any more who may do what"))
-            sure_s = self._clock()
+            sure_s = asked_s
             known = await self._known(context, call, shown, now)
-            await self._judge(context, call, shown, known, wanted(service, method, request))
+            if asked not in IN_PARTS:
+                await self._judge(context, call, shown, known, wanted(*asked, request))
+            elif known.rights.grants != guest.rights.grants:
+                detail = f"the rights of {guest.name} have changed; some of this may have been done"
+                await self._forbid(context, call, shown, detail, guest.name)
 
-        return lambda answer: _attended(answer, still)
+        async def attend(answer: Awaitable[Any]) -> Any:
+            try:
+                return await (_attended(answer, still) if asked in LASTING else answer)
+            finally:
+                self.room.give_back(guest.name, use)
+
+        return attend
+
+    async def _make_room(self, context: Context, call: str, shown: Collection[str], guest: Guest, use: Use) -> None:
+        """Counts a call of a guest, or aborts it if there is no room for it."""
+        if refusal := self.room.take(guest.name, use):
+            status = grpc.StatusCode.RESOURCE_EXHAUSTED
+            await self._abort(context, call, shown, status, "OVERLOADED", refusal, guest.name)
 
     async def _unsure(self, context: Context, error: NotLeaderError | UnavailableError) -> NoReturn:
         """Aborts a call of a guest because this node cannot tell what it may do."""

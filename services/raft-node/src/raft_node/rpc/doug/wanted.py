@@ -3,7 +3,9 @@
 It must not know who calls. Invariants:
 
 1. A method that is not here, and an operation of a kind that is not known, asks for what nobody has.
-2. Every key of a transaction or a batch is named, whatever becomes of its operation.
+2. Every key of a transaction or a batch is named, whatever becomes of its operation. One with more parts than it may
+   have is refused as a whole by whoever reads it: what lies beyond is not looked at here, so that a message of millions
+   of parts takes neither time nor memory.
 
 Source: docs/auth.md.
 """
@@ -11,11 +13,12 @@ Source: docs/auth.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from doug.v1 import doug_pb2 as pb
 from doug_wire.auth.grants import KeyRange, Rights, Target, Verb, authorize
+from doug_wire.payload import BATCH_OPERATIONS_MAX, TXN_OPERATIONS_MAX
 
 DOUG, ADMIN = "doug.v1.Doug", "doug.v1.Admin"
 
@@ -60,7 +63,10 @@ IN_PARTS = frozenset({(DOUG, "ExecuteBatch")})
 """The methods whose parts have nothing to do with each other: those that are allowed are carried out, and the others
 refused in the answer."""
 
-LASTING = frozenset({(DOUG, "Scan"), (DOUG, "Watch"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
+SCANNING = frozenset({(DOUG, "Scan"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
+"""The methods that read or delete a whole range, or send the whole state."""
+
+LASTING = SCANNING | {(DOUG, "Watch"), (DOUG, "ExecuteBatch")}
 """The methods that may take so long that rights are asked for again meanwhile."""
 
 _EVERY_KEY = KeyRange(b"")
@@ -112,9 +118,10 @@ def _written(request: Any) -> Iterable[Wanted]:
 
 
 def _txn(request: pb.TxnRequest) -> Iterator[Wanted]:
-    for compare in request.compare:
+    for compare in islice(request.compare, TXN_OPERATIONS_MAX):
         yield Wanted(_READ, compare.key)
-    yield from map(_operation, chain(request.success, request.failure))
+    lists = (request.success, request.failure)
+    yield from map(_operation, chain.from_iterable(islice(each, TXN_OPERATIONS_MAX) for each in lists))
 
 
 def _deleted(request: pb.DeleteRangeRequest) -> Iterable[Wanted]:
@@ -128,7 +135,7 @@ _OF_DOUG: dict[str, Callable[[Any], Iterable[Wanted]]] = {
     "Increment": _written,
     "Touch": _written,
     "Txn": _txn,
-    "ExecuteBatch": lambda request: map(_operation, request.operations),
+    "ExecuteBatch": lambda request: map(_operation, islice(request.operations, BATCH_OPERATIONS_MAX)),
     "FindOutcome": lambda request: (Wanted(_READ | _WRITE, request.key),),
     "DeleteRange": _deleted,
     "Partitions": lambda request: (),

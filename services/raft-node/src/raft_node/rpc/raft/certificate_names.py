@@ -1,7 +1,9 @@
 """Whether a certificate is made out to the member that speaks: who it is for is a part of who somebody is.
 
 The authority signs the certificates of facades and of other shards' nodes too; with one of those nobody speaks for a
-member. A certificate speaks for a member whose name, or the host of whose address, is one of its names.
+member. A certificate speaks for a member whose name, or the host of whose address, is one of its names of hosts: what
+stands there as a URI or an e-mail address is the name of somebody, which an authority checks in another way or not at
+all, and is no name of a process.
 
 Pure functions, but for ``names_of``, which asks gRPC. Source: RFC 6125, 6.4.3 (a wildcard stands for one whole label).
 """
@@ -15,14 +17,16 @@ from urllib.parse import unquote
 import grpc.aio
 
 _ALTERNATIVE_NAMES = "x509_subject_alternative_name"
+_OF_NO_HOST = ("peer_uri", "peer_email")
 
 
 def names_of(context: grpc.aio.ServicerContext[Any, Any]) -> Collection[str] | None:
-    """The names and addresses in the certificate that the caller showed; None on a plaintext connection."""
+    """The names of hosts and addresses in the certificate that the caller showed; None on a plaintext connection."""
     properties = context.auth_context()
     if "ssl" not in {_text(value) for value in properties.get("transport_security_type", ())}:
         return None
-    return frozenset(_text(value).lower() for value in properties.get(_ALTERNATIVE_NAMES, ()))
+    others = {_text(value).lower() for kind in _OF_NO_HOST for value in properties.get(kind, ())}
+    return frozenset(_text(value).lower() for value in properties.get(_ALTERNATIVE_NAMES, ())) - others
 
 
 def speaks_for(names: Collection[str] | None, member: str, address: str, caller: str) -> bool:
