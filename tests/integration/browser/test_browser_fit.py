@@ -59,7 +59,7 @@ def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
             route.fulfill(status=200, content_type="text/event-stream", body=body)
 
         tab.page.route("**/v1/console/stream", stream)
-        tab.page.route("**/v1/shards/0/members", lambda route: route.fulfill(json=MEMBERS))
+        tab.page.route("**/v1/console/members?*", lambda route: route.fulfill(json=MEMBERS))
         return tab
 
     return open_one
@@ -167,6 +167,9 @@ def test_figures_are_told_while_nobody_points_at_them_and_one_sample_alone_is_dr
     legend = page.locator(".chart:has-text('Requests of keys a second') .u-series")
     wait_for(lambda: "12" in legend.nth(1).inner_text(), 60.0, "the newest figure is told")
     assert ":" in legend.nth(0).inner_text().removeprefix("at:"), "and when it was"
+    told = [each.get_attribute("aria-label") for each in page.locator(".chart [role=img]").all()]
+    assert str(told[0]).endswith("now: requests 12, errors (5xx) \N{EN DASH}"), "what nobody knows is not 0"
+    assert not [each for each in told if " 0" in str(each).split("; now: ")[1].replace("shard 0", "")], told
     wait_for(lambda: page.evaluate(COLOURED) > 0, 60.0, "a sample between two that are not known is drawn")
     assert page.evaluate(AT_THE_EDGE) == 0, "the last time is not cut off"
     assert tab.complaints == []

@@ -38,15 +38,13 @@ def asked(open_tab: Callable[..., Tab], unguarded: Served) -> tuple[Tab, list[tu
     wishes: list[tuple[str, str, Any]] = []
 
     def answer(route: Any) -> None:
-        if route.request.method == "GET":
-            route.fulfill(json=MEMBERS)
-            return
         body = json.loads(route.request.post_data) if route.request.post_data else None
         place = urlsplit(route.request.url)
         wishes.append((route.request.method, f"{place.path}?{place.query}".rstrip("?"), body))
         route.fulfill(json={"leader": "shard-0-1", "term": 4})
 
     tab = open_tab(unguarded)
+    tab.page.route("**/v1/console/members?*", lambda route: route.fulfill(json=MEMBERS))
     tab.page.route("**/v1/shards/0/**", answer)
     tab.show("#/shard/0")
     return tab, wishes
@@ -91,4 +89,19 @@ def test_members_are_added_replaced_and_made_leaders(asked: tuple[Tab, list[tupl
         ("POST", "/v1/shards/0/members/shard-0-1/replace", {}),
         ("POST", "/v1/shards/0/leader", {"to": "shard-0-1"}),
     ]
+    assert tab.complaints == []
+
+
+def test_a_backup_is_downloaded_once_that_is_confirmed(asked: tuple[Tab, list[tuple[str, str, Any]]]) -> None:
+    tab, _ = asked
+    page = tab.page
+    page.route("**/v1/shards/0/backup", lambda route: route.fulfill(body=b"tar", content_type="application/x-tar"))
+    backups: list[str] = []
+    page.on("request", lambda request: backups.append(request.url) if request.url.endswith("/backup") else None)
+    page.click("button:text-is('Download a backup')")
+    page.wait_for_selector("dialog code >> text=dougctl backup create")
+    assert backups == []
+    with page.expect_download() as downloaded:
+        page.click("dialog :text-is('Download')")
+    assert downloaded.value.suggested_filename == "shard-0.tar"
     assert tab.complaints == []

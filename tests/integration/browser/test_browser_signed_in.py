@@ -106,8 +106,10 @@ def test_a_session_is_shared_by_tabs_and_no_script_reads_it(open_console: Callab
     other = tab.context.new_page()
     other.goto(f"{guarded.url}/ui/#/shard/0")
     other.wait_for_selector("button:has-text('Add a member'):enabled")
+    other.click("button:has-text('Download a backup')")
     with other.expect_download() as downloaded:
-        other.click("button:has-text('Download a backup')")
+        other.click("dialog button:text-is('Download')")
+    other.click("dialog button:text-is('Close')")
     assert downloaded.value.suggested_filename == "shard-0.tar"
     kept = page.evaluate("[document.cookie, JSON.stringify({...localStorage}), JSON.stringify({...sessionStorage})]")
     cookies = tab.context.cookies()

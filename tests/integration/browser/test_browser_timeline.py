@@ -52,8 +52,8 @@ def events(*happened: Happened) -> dict[str, Any]:
 def shown(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
     """Opens the timeline of one shard, with these events."""
 
-    def show(*happened: Happened, **options: Any) -> Tab:
-        told = events(*(happened or OPEN))
+    def show(*happened: Happened, cut: bool = False, **options: Any) -> Tab:
+        told = events(*(happened or OPEN)) | {"cut": cut}
         tab = open_tab(unguarded, **options)
         tab.page.route("**/v1/console/events?*", lambda route: route.fulfill(json=told))
         tab.show("#/timeline?shard=0")
@@ -105,6 +105,17 @@ def test_the_wheel_zooms_around_the_pointer_if_a_key_is_held(shown: Callable[...
     assert named(page) == ["vote_given"], "what the pointer is at stays in sight"
 
 
+def test_a_wheel_that_is_said_to_turn_sideways_zooms_out_and_in(shown: Callable[..., Tab]) -> None:
+    page = shown().page
+    turn = """(each, deltaX) => each.dispatchEvent(
+        new WheelEvent('wheel', {deltaX, shiftKey: true, clientX: 700, bubbles: true, cancelable: true}))"""
+    page.wait_for_selector("h2:has-text('in 15 min')")
+    page.eval_on_selector(".axis", turn, 100)
+    page.wait_for_selector("h2:has-text('in 22 min 30 s')")
+    page.eval_on_selector(".axis", turn, -100)
+    page.wait_for_selector("h2:has-text('in 15 min')")
+
+
 def test_kinds_and_words_leave_events_out_of_all_that_is_shown_and_exported(shown: Callable[..., Tab]) -> None:
     tab = shown()
     page = tab.page
@@ -142,6 +153,17 @@ def test_a_click_shows_the_facts_of_an_event(shown: Callable[..., Tab]) -> None:
 def test_a_cluster_that_began_just_now_is_no_point_at_the_end_of_a_long_nothing(shown: Callable[..., Tab]) -> None:
     page = shown((20, "process_started", {}), (5, "became_leader", {})).page
     page.wait_for_selector("h2:has-text('2 events in 1 min')")
+
+
+def test_that_older_events_are_left_out_is_told_where_they_would_be(shown: Callable[..., Tab]) -> None:
+    page = shown(cut=True).page
+    page.wait_for_selector("text=/There were more events before .*: the newest alone are told/")
+    page.select_option("label:has-text('Last') select", "60")
+    page.wait_for_selector("h2:has-text('0 events in 1 min')")
+    assert page.locator("text=There were more events before").count() == 0
+    page = shown().page
+    page.wait_for_selector("h2:has-text('3 events in 15 min')")
+    assert page.locator("text=There were more events before").count() == 0
 
 
 @pytest.mark.parametrize("width", [360, 1280, 3840])

@@ -13,8 +13,10 @@ import pytest
 
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
+from facade.console import collector as collecting
 from facade.console.assets import STATIC, load
-from facade.console.collector import LIVE_S
+from facade.console.collector import LIVE_S, MINUTE_S, Collector
+from facade.console.history import STEP_S
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -208,6 +210,20 @@ async def test_it_asks_often_only_while_somebody_looks(make_facade: MakeFacade) 
     assert await collector.look() > 1
 
 
+async def test_however_large_a_state_is_no_browser_takes_the_stream_for_broken(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=1)
+    collector = facade.application.console.collector
+    collector.enter()
+    # As of a thousand shards of five nodes, each with its peers and volumes, and more.
+    large = "x" * (8 << 20)
+    monkeypatch.setattr(Collector, "_document", lambda *_: {"large": large})
+    silent_ms = re.search(r"SILENT_MS = (\d+);", (STATIC / "js/lib/live.js").read_text())
+    assert silent_ms is not None
+    assert 1.0 < await collector.look() < int(silent_ms[1]) / 1000 / 2
+
+
 async def test_a_node_that_does_not_answer_puts_the_next_look_not_off(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     collector = facade.application.console.collector
@@ -234,6 +250,25 @@ async def test_events_are_asked_for_once(make_facade: MakeFacade) -> None:
     assert [event["name"] for event in again.json()["events"]] == ["a", "b"]
 
 
+async def test_events_are_kept_of_a_few_shards_alone(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "ASKED_MAX", 2)
+    facade = await make_facade(shards=4, nodes=1)
+    collector = facade.application.console.collector
+    for shard in (0, 1, 2, 3, 2, 3):
+        assert (await facade.http.get(f"/v1/console/events?shard={shard}")).json()["shard"] == shard
+    assert sorted(shard for _, shard in collector._asked) == [2, 3]
+
+
+async def test_the_members_are_asked_for_once_however_many_look(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=3)
+    leader = facade.cluster.shards[0].nodes[0]
+    before = leader.asked_for_members
+    answers = await asyncio.gather(*(facade.http.get("/v1/console/members?shard=0") for _ in range(100)))
+    told = (await facade.http.get("/v1/shards/0/members")).json()
+    assert all(answer.json() == told for answer in answers)
+    assert leader.asked_for_members - before == 2, "once for all consoles, and once for whoever asks the API"
+
+
 async def test_numbers_that_a_browser_would_round_are_text(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     details = json.dumps({"incarnation": (1 << 63) - 25, "from": (1 << 53) - 1, "least": -(1 << 62), "name": "n"})
@@ -258,6 +293,15 @@ async def test_slots_are_counted(make_facade: MakeFacade) -> None:
     assert (await facade.http.get("/v1/console/slots?minutes_ago=3")).json()["rates"] is None
 
 
+async def test_a_minute_of_slots_is_as_long_as_it_was(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    collector = facade.application.console.collector
+    # It is counted every five seconds or so, and a node that does not answer puts that off.
+    facade.router.directory.slot_counts[7] += 660
+    collector._count_slots(collector._minute_s + 1.1 * MINUTE_S)
+    assert collector.slots(1)["rates"][7] == 10.0
+
+
 async def test_the_history_has_what_was_answered(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     await facade.http.put("/v1/kv/k", content=b"v")
@@ -269,6 +313,32 @@ async def test_the_history_has_what_was_answered(make_facade: MakeFacade) -> Non
     assert document["facade"]["errors"] == [0.0]
 
 
+async def test_a_sample_is_of_all_that_was_since_the_one_before(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=1)
+    collector = facade.application.console.collector
+    (node,) = facade.router.shards[0].nodes.values()
+    began_s = collector._loop.time() + 60.0
+    looks = 0
+    monkeypatch.setattr(collector._loop, "time", lambda: began_s + looks * LIVE_S)
+    together = round(STEP_S / LIVE_S)
+
+    async def read() -> Any:
+        """A hundred entries come between two samples, all of them between two looks."""
+        status = admin_pb2.StatusResponse(role="leader", commit_index=100 * ((looks + together // 2) // together))
+        status.vitals.uptime_ms = 1000 + looks
+        return {0: [(node, status)]}
+
+    monkeypatch.setattr(facade.router.cluster, "read", read)
+    while looks < 6 * together:
+        await collector.look()
+        looks += 1
+    told = collector.history.document([0])["shards"]["0"]["commits"]
+    assert len(told) == 6
+    assert told[1:] == pytest.approx([100 / (together * LIVE_S)] * 5, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
@@ -277,6 +347,9 @@ async def test_the_history_has_what_was_answered(make_facade: MakeFacade) -> Non
         ("events?shard=-1", 400, "bad_parameter"),
         ("events?shard=7", 404, "unknown_shard"),
         ("events?shard=0&x=1", 400, "unknown_parameter"),
+        ("members", 400, "bad_parameter"),
+        ("members?shard=7", 404, "unknown_shard"),
+        ("members?shard=0&since=1", 400, "unknown_parameter"),
         ("history?shards=a", 400, "bad_parameter"),
         ("history?shards=" + ",".join(map(str, range(65))), 400, "bad_parameter"),
         ("slots?minutes_ago=61", 400, "bad_parameter"),

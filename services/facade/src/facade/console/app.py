@@ -3,7 +3,7 @@
 All else that a console shows or does goes through the routes that everybody uses. Must not know gRPC.
 
 ``GET /v1/console/stream`` server-sent events ``state``; ``/state`` the newest one; ``/history``, ``/slots``,
-``/events``, ``/locate``; ``POST /faults`` (``facade.console.faults``).
+``/events``, ``/members``, ``/locate``; ``POST /faults`` (``facade.console.faults``).
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class DataApp(RawApp):
             b"history": self._history,
             b"slots": self._slots,
             b"events": self._events,
+            b"members": self._members,
             b"locate": self._locate,
         }
 
@@ -142,13 +143,19 @@ class DataApp(RawApp):
 
     async def _events(self, query: bytes) -> bytes:
         given = parse_query(query, frozenset({b"shard", b"since"}))
-        shard = _number(given, b"shard", 1 << 31)
         since = _number(given, b"since", (1 << 63) - 1, 0)
-        if shard not in self._router.shards:
-            raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
-        document = await self._collector.events(shard)
+        document = await self._collector.events(self._shard(given))
         events = [event for event in document["events"] if event["last_time_us"] >= since]
         return orjson.dumps(document | {"events": events})
+
+    async def _members(self, query: bytes) -> bytes:
+        return orjson.dumps(await self._collector.members(self._shard(parse_query(query, frozenset({b"shard"})))))
+
+    def _shard(self, given: Mapping[bytes, bytes]) -> int:
+        shard = _number(given, b"shard", 1 << 31)
+        if shard not in self._router.shards:
+            raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
+        return shard
 
     async def _locate(self, query: bytes) -> bytes:
         """The slot and the shard to which a key belongs."""

@@ -11,7 +11,8 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -19,10 +20,13 @@ import orjson
 from doug_wire.slots import SLOTS
 from facade import __version__
 from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
-from facade.client.operators.cluster_status import ask_events
+from facade.client.operators.cluster_status import Statuses, ask_events
+from facade.client.operators.membership import list_members
 from facade.client.router import Router
-from facade.console.history import STEP_S, History, percentile_ms, shard_sample
+from facade.client.shard import Shard
+from facade.console.history import SHARDS_MAX, STEP_S, History, percentile_ms, shard_sample
 from facade.console.view import Views
+from facade.routes.operators.members import members_view
 from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
 
@@ -30,12 +34,19 @@ LIVE_S = 0.51
 """Seconds from look to look: a little more than what nodes told is used for again, so that each look asks them."""
 LIVE_BYTES = 256 << 10
 """The bytes of a state beyond which it is made less often, so that a large cluster costs no more to look at."""
-EVENTS_FRESH_S = 1.0
+LIVE_MAX_S = 4.0
+"""The longest from look to look while somebody looks: a browser takes a stream for broken after 8 s without a word."""
+FRESH_S = 1.0
+"""So long an answer about one shard is told again."""
 EVENTS_MAX = 2000
+ASKED_MAX = 32
+"""So many answers about shards are kept: the events of one are up to 2 MB."""
 EXACT_MAX = (1 << 53) - 1
 """The largest whole number that JavaScript tells from its neighbours."""
 MINUTE_S = 60.0
 MINUTES = 60
+
+Ask = Callable[[Shard], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def _now_us() -> int:
@@ -70,12 +81,13 @@ class Collector:
         self._loop = asyncio.get_running_loop()
         self._started_s = self._loop.time()
         self._views = Views()
+        self._sample_views = Views()
         self._news: asyncio.Future[None] = self._loop.create_future()
         self._wanted = asyncio.Event()
         self._totals = metrics.totals()
         self._sampled_s = self._loop.time()
-        self._events: dict[int, tuple[float, asyncio.Task[dict[str, Any]]]] = {}
-        self._minutes: deque[Sequence[int]] = deque(maxlen=MINUTES)
+        self._asked: dict[tuple[Ask, int], tuple[float, asyncio.Task[dict[str, Any]]]] = {}
+        self._minutes: deque[tuple[float, Sequence[int]]] = deque(maxlen=MINUTES)
         self._slots_before: Sequence[int] = array("Q", bytes(8 * SLOTS))
         self._slots_s = self._loop.time()
         self._slot_rates: Sequence[float] = [0.0] * SLOTS
@@ -105,11 +117,12 @@ class Collector:
         self.state = orjson.dumps(self._document(shards, now_s))
         self._count_slots(now_s)
         if now_s - self._sampled_s >= STEP_S or not self.history.times:
-            self._sample(shards, now_s)
+            self._sample(statuses, now_s)
         self._tell()
         if not self.watchers:
             return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
-        return max(0.0, began_s + LIVE_S * max(1.0, len(self.state) / LIVE_BYTES) - self._loop.time())
+        wait_s = min(LIVE_MAX_S, LIVE_S * max(1.0, len(self.state) / LIVE_BYTES))
+        return max(0.0, began_s + wait_s - self._loop.time())
 
     def close(self) -> None:
         """Ends all streams: this facade stops."""
@@ -157,7 +170,8 @@ class Collector:
 
     # The last hour.
 
-    def _sample(self, shards: Sequence[Mapping[str, Any]], now_s: float) -> None:
+    def _sample(self, statuses: Statuses, now_s: float) -> None:
+        """Adds what was since the sample before to the last hour, also where there were looks in between."""
         totals, before = self._metrics.totals(), self._totals
         passed_s = max(now_s - self._sampled_s, 0.001)
         self._totals, self._sampled_s = totals, now_s
@@ -170,6 +184,7 @@ class Collector:
             "inflight": self._metrics.inflight,
             "loop_lag_ms": 1000 * self._metrics.loop_lag_s,
         }
+        shards = self._sample_views.shards(dict(islice(statuses.items(), SHARDS_MAX)), now_s)
         samples = {shard["id"]: shard_sample(shard["nodes"]) for shard in shards}
         self.history.add(self._now_us() // 1_000_000, facade, samples)
 
@@ -185,7 +200,8 @@ class Collector:
         self._slots_before, self._slots_s = counts, now_s
         if now_s - self._minute_s >= MINUTE_S:
             before = self._slots_at_minute
-            self._minutes.append(array("I", [one - other for one, other in zip(counts, before, strict=True)]))
+            counted = array("I", [one - other for one, other in zip(counts, before, strict=True)])
+            self._minutes.append((now_s - self._minute_s, counted))
             self._slots_at_minute, self._minute_s = counts, now_s
 
     def slots(self, minutes_ago: int) -> dict[str, Any]:
@@ -194,26 +210,49 @@ class Collector:
         if not minutes_ago:
             rates = [round(rate, 2) for rate in self._slot_rates]
         elif minutes_ago <= len(self._minutes):
-            rates = [round(count / MINUTE_S, 2) for count in self._minutes[-minutes_ago]]
+            passed_s, counts = self._minutes[-minutes_ago]
+            rates = [round(count / passed_s, 2) for count in counts]
         return {"minutes_ago": minutes_ago, "minutes_kept": len(self._minutes), "rates": rates}
 
-    # The nodes' events.
+    # What nodes are asked for about one shard, once for all who look at it.
 
     async def events(self, shard: int) -> dict[str, Any]:
-        """The events of a shard's nodes, as they told them at most ``EVENTS_FRESH_S`` ago."""
-        known = self._events.get(shard)
+        """The events of a shard's nodes, as they told them at most ``FRESH_S`` ago."""
+        return await self._ask(_ask_events, shard)
+
+    async def members(self, shard: int) -> dict[str, Any]:
+        """The members of a shard, as its leader told them at most ``FRESH_S`` ago.
+
+        Raises:
+            ProblemError: 503; there is no leader to ask.
+        """
+        return await self._ask(_ask_members, shard)
+
+    async def _ask(self, ask: Ask, shard: int) -> dict[str, Any]:
+        known = self._asked.get((ask, shard))
         now_s = self._loop.time()
-        if known is None or (known[1].done() and now_s - known[0] >= EVENTS_FRESH_S):
-            known = (now_s, self._loop.create_task(self._ask_events(shard)))
-            self._events[shard] = known
+        if known is None or (known[1].done() and now_s - known[0] >= FRESH_S):
+            known = (now_s, self._loop.create_task(ask(self._router.shards[shard])))
+            # Whoever asked may be gone by the time it fails.
+            known[1].add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._asked.pop((ask, shard), None)
+            self._asked = dict(list(self._asked.items())[1 - ASKED_MAX :])
+            self._asked[ask, shard] = known
         return await asyncio.shield(known[1])
 
-    async def _ask_events(self, shard: int) -> dict[str, Any]:
-        answers = await ask_events(self._router.shards[shard], 0, EVENTS_MAX)
-        document = events_view(shard, answers, EVENTS_MAX).model_dump()
-        for event in document["events"]:
-            event["details"] = _exact(event["details"])
-        return document
+
+async def _ask_events(shard: Shard) -> dict[str, Any]:
+    answers = await ask_events(shard, 0, EVENTS_MAX)
+    document = events_view(shard.id, answers, EVENTS_MAX).model_dump()
+    for event in document["events"]:
+        event["details"] = _exact(event["details"])
+    return document
+
+
+async def _ask_members(shard: Shard) -> dict[str, Any]:
+    answer = await list_members(shard)
+    shard.learn_members(answer)
+    return members_view(shard.id, answer).model_dump()
 
 
 def _exact(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ PROBLEMS: dict[tuple[str, str], tuple[Codes, ...]] = {
     **{
         (method, f"/v1/console/{what}"): (_CONSOLE,)
         for method in ("get", "head")
-        for what in ("state", "history", "slots", "events", "locate")
+        for what in ("state", "history", "slots", "events", "members", "locate")
     },
     ("get", "/v1/console/stream"): (),
     ("post", "/v1/console/faults"): (

@@ -103,6 +103,7 @@ def _console_data() -> Json:
             [_query("minutes_ago", "How many minutes ago", _NUMBER | {"maximum": MINUTES})],
         ),
         "events": ("Read the events of a shard's nodes", [shard, since]),
+        "members": ("Read the members of a shard", [shard]),
         "locate": (
             "Read the slot and the shard of a key",
             [_query("key64", "The key, in base64url", key64) | {"required": True}],

@@ -175,7 +175,7 @@ function App() {
       </div>
     </header>
     <main ref=${main} id="main" tabindex="-1" class=${`view-${name}`}>
-      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>The facade does not answer; trying again.${live.state ? " What is shown is what was known last." : ""}</p></div>`}
+      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "The facade does not answer; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
       ${needsState && live.phase === "denied"
         ? html`<${Denied} title=${title} onSignIn=${() => setAsksToken(true)} />`
         : ready ? html`<${shown.View} state=${live.state} place=${place} />` : html`<p class="booting">Waiting for the cluster…</p>`}

@@ -83,6 +83,22 @@ export function keepSeen(response) {
   seen = response.headers.get("doug-session") ?? seen;
 }
 
+/** How much later it is at the facade than by the clock of this machine. */
+let aheadMs = 0;
+/** The facade tells whole seconds, and its answers take a while. */
+const CLOCKS_AGREE_MS = 5000;
+
+/** @param {Response} response Notes how late it is at the facade. */
+function keepClock(response) {
+  const ahead = Date.parse(response.headers.get("date") ?? "") - Date.now();
+  if (!Number.isNaN(ahead)) aheadMs = Math.abs(ahead) < CLOCKS_AGREE_MS ? 0 : ahead;
+}
+
+/** Milliseconds since the epoch, as the facade has it: expiries are told by that, and this machine's clock may be wrong. */
+export function facadeNow() {
+  return Date.now() + aheadMs;
+}
+
 /** @returns {Record<string, string>} The header of a session read; none before there was an answer. */
 export function seenHeaders() {
   return seen ? { "doug-session": seen } : {};
@@ -97,6 +113,16 @@ export function denied(problem) {
   deniedListeners.forEach((listener) => listener(problem));
 }
 
+/** @param {Record<string, string>} named What somebody typed may be more than a header can say. */
+function headersOf(named) {
+  try {
+    return new Headers(named);
+  } catch {
+    const detail = "A header cannot have the letters of this content type. Nothing was sent.";
+    throw new Problem({ status: 0, code: "bad_header", detail, outcome: "not_applied" });
+  }
+}
+
 /**
  * @param {string} method
  * @param {string} path
@@ -105,10 +131,11 @@ export function denied(problem) {
  */
 export async function send(method, path, options = {}) {
   let response;
+  const headers = headersOf({ ...ownHeaders(), ...options.headers });
   try {
     response = await fetch(path, {
       method,
-      headers: { ...ownHeaders(), ...options.headers },
+      headers,
       body: options.body,
       signal: options.signal,
       cache: "no-store",
@@ -125,6 +152,7 @@ export async function send(method, path, options = {}) {
     });
   }
   keepSeen(response);
+  keepClock(response);
   if (response.ok || response.status === 304) return response;
   const problem = await problemOf(response);
   if (problem.status === 401 || problem.code === "forbidden") denied(problem);

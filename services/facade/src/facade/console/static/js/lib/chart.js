@@ -4,7 +4,7 @@
  */
 
 import { COLOURS_CHANGED } from "./colours.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, isKnown, UNKNOWN } from "./format.js";
 import { html, useEffect, useRef, useState } from "./preact.js";
 import { textScale } from "./width.js";
 
@@ -126,7 +126,7 @@ export function Chart({ title, times, series, show }) {
   useEffect(() => {
     plot.current?.setData([times, ...series.map((each) => each.values)]);
     tellNewest(plot.current);
-  }, [times, series]);
-  const last = series.map((each) => `${each.label} ${show(each.values.at(-1) ?? 0)}`).join(", ");
+  }, [times, names]);
+  const last = series.map(({ label, values }) => `${label} ${isKnown(values.at(-1)) ? show(/** @type {number} */ (values.at(-1))) : UNKNOWN}`).join(", ");
   return html`<figure class="chart"><figcaption>${title}</figcaption><div ref=${box} role="img" aria-label=${`${title}; now: ${last}`}></div></figure>`;
 }

@@ -65,10 +65,10 @@ export function span(ms) {
   return duration(ms).replace(/ 0 (s|min|h)$/, "");
 }
 
-/** @param {string} time When something ends, as the API tells it; in the time of whoever reads. */
-export function until(time) {
+/** @param {string} time When something ends, as the API tells it; in the time of whoever reads. @param {number} now As the API has it. */
+export function until(time, now) {
   const end = new Date(time);
-  const left = end.getTime() - Date.now();
+  const left = end.getTime() - now;
   return left > 0 ? `in ${duration(left)}, at ${end.toLocaleString()}` : `at ${end.toLocaleString()}: read again`;
 }
 

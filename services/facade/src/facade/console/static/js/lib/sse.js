@@ -27,18 +27,21 @@ export function eventOf(block) {
  * @param {number} silentMs After so long without a byte the stream counts as broken.
  */
 export async function follow(path, signal, onEvents, silentMs) {
-  const response = await fetch(path, { headers: { accept: "text/event-stream", ...ownHeaders() }, signal, cache: "no-store" });
-  if (!response.ok || response.body === null) throw await problemOf(response);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let silence;
+  const ended = new AbortController();
+  const end = () => ended.abort();
+  signal.addEventListener("abort", end);
+  if (signal.aborted) end();
+  // A connection that broke without a word would look like a cluster in which nothing happens; one without an answer, too.
+  let silence = setTimeout(end, silentMs);
   let text = "";
   try {
+    const response = await fetch(path, { headers: { accept: "text/event-stream", ...ownHeaders() }, signal: ended.signal, cache: "no-store" });
+    if (!response.ok || response.body === null) throw await problemOf(response);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
-      // A connection that broke without a word would look like a cluster in which nothing happens.
-      silence = setTimeout(() => reader.cancel(), silentMs);
-      const { value, done } = await reader.read();
       clearTimeout(silence);
+      silence = setTimeout(end, silentMs);
+      const { value, done } = await reader.read();
       if (done) throw new Problem({ status: 0, code: "ended", detail: "The stream ended.", retryable: true });
       const parts = (text + value).split("\n\n");
       text = parts.pop() ?? "";
@@ -46,5 +49,8 @@ export async function follow(path, signal, onEvents, silentMs) {
     }
   } finally {
     clearTimeout(silence);
+    signal.removeEventListener("abort", end);
+    // Also when whoever is told of the events fails: nobody reads it any more.
+    end();
   }
 }

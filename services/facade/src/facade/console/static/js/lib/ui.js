@@ -95,14 +95,20 @@ export function Confirm({ title, children, verb, danger, typed, ready = true, on
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const [busy, setBusy] = useState(false);
   const [text, setText] = useState("");
+  const ended = useRef(false);
+  useEffect(() => () => {
+    ended.current = true;
+  }, []);
   const act = async (/** @type {Event} */ event) => {
     event.preventDefault();
     setBusy(true);
     setError(null);
     try {
       await onDo();
-      onClose();
+      if (!ended.current) onClose();
     } catch (failed) {
+      // It goes on when somebody closes this, who is told all the same.
+      if (ended.current) note(`${title} ${explain(failed)}`, "bad");
       setError(failed);
       setBusy(false);
     }
@@ -181,6 +187,7 @@ export function Download({ path, name, why = "", children }) {
   const [busy, setBusy] = useState(false);
   if (!isSignedIn() && !why) return html`<a class="button small" href=${path} download=${name}>${children}</a>`;
   const fetched = async () => {
+    if (busy) return;
     setBusy(true);
     try {
       save(await (await send("GET", path, { headers: { accept: "*/*" } })).blob(), name);

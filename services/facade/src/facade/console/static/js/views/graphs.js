@@ -7,7 +7,8 @@ import { read } from "../lib/api.js";
 import { Chart } from "../lib/chart.js";
 import { bytes, count, milliseconds, rate } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
-import { html, useEffect, useState } from "../lib/preact.js";
+import { usePolled } from "../lib/polling.js";
+import { html } from "../lib/preact.js";
 import { Card, Trouble } from "../lib/ui.js";
 
 const LOOK_MS = 5000;
@@ -37,24 +38,7 @@ const OF_SHARDS = /** @type {[string, string, (value: number) => string, string]
 
 /** @param {string} shards */
 function useHistory(shards) {
-  const [found, setFound] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => {
-    let ended = false;
-    const look = () =>
-      document.hidden ||
-      read(`/v1/console/history?shards=${shards}`).then(
-        (answer) => { if (!ended) { setFound(answer); setError(null); } },
-        (failed) => ended || setError(failed),
-      );
-    look();
-    const timer = setInterval(look, LOOK_MS);
-    return () => {
-      ended = true;
-      clearInterval(timer);
-    };
-  }, [shards]);
-  return { found, error };
+  return usePolled((signal) => read(`/v1/console/history?shards=${shards}`, signal), LOOK_MS, [shards], true);
 }
 
 /** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */

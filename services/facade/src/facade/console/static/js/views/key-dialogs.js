@@ -3,7 +3,7 @@
  * @module
  */
 
-import { ask, Problem } from "../lib/api.js";
+import { ask, facadeNow, Problem } from "../lib/api.js";
 import { shown, textKey, toBase64 } from "../lib/keys.js";
 import { html, useState } from "../lib/preact.js";
 import { Confirm, note } from "../lib/ui.js";
@@ -64,7 +64,7 @@ function named(key) {
 
 /** @param {Value} value For how long it still is there, as a time to live; empty if it does not expire. */
 function lastsFor(value) {
-  return value.expiresAt ? `${Math.max(1, Date.parse(value.expiresAt) - Date.now())}ms` : "";
+  return value.expiresAt ? `${Math.max(1, Date.parse(value.expiresAt) - facadeNow())}ms` : "";
 }
 
 /** Writes a value to a key that is not there, with all that belongs to it. @param {Key} to @param {Value} value */

@@ -53,6 +53,24 @@ function lastPart(key, parent) {
 /** @typedef {{rows: Row[], from: string | null, next: string | null}} Shown A page, where it begins, and where the next one does. */
 
 /**
+ * @param {Key} prefix @param {string} delimiter @param {string} consistency @param {string} slot @param {string | null} from
+ * @returns {Promise<Shown>}
+ */
+async function askPage(prefix, delimiter, consistency, slot, from) {
+  const query = [
+    ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
+    ...(slot ? [`slot=${encodeURIComponent(slot)}`] : []),
+    ...(delimiter && !slot ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
+    ...(from ? [`cursor=${from}`] : []),
+    // Ranges are read from leaders or from any replica.
+    `consistency=${consistency === "linearizable" ? consistency : "eventual"}`,
+    `keys_only=true&limit=${PAGE}`,
+  ].join("&");
+  const page = /** @type {Page} */ (await read(`/v1/kv?${query}`));
+  return { rows: rowsOf(page), from, next: page.next_cursor };
+}
+
+/**
  * One level of the tree, page by page; pages that are shown no more are asked for again.
  * @param {Key} prefix @param {string} delimiter @param {string} consistency @param {number} turn @param {string} slot
  */
@@ -63,23 +81,16 @@ function useLevel(prefix, delimiter, consistency, turn, slot) {
   const [busy, setBusy] = useState(true);
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const newest = useRef(0);
+  const level = [base64url(prefix), delimiter, consistency, slot].join("\n");
+  const shownLevel = useRef("");
+  const ask = (/** @type {string | null} */ from) => askPage(prefix, delimiter, consistency, slot, from);
   const load = async (/** @type {string | null} */ from, /** @type {"first" | "behind" | "before"} */ where) => {
     const mine = ++newest.current;
     setBusy(true);
     setError(null);
-    const query = [
-      ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
-      ...(slot ? [`slot=${encodeURIComponent(slot)}`] : []),
-      ...(delimiter && !slot ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
-      ...(from ? [`cursor=${from}`] : []),
-      // Ranges are read from leaders or from any replica.
-      `consistency=${consistency === "linearizable" ? consistency : "eventual"}`,
-      `keys_only=true&limit=${PAGE}`,
-    ].join("&");
     try {
-      const page = /** @type {Page} */ (await read(`/v1/kv?${query}`));
+      const shown = await ask(from);
       if (mine !== newest.current) return;
-      const shown = { rows: rowsOf(page), from, next: page.next_cursor };
       if (where === "first") {
         setPages([shown]);
         setBefore([]);
@@ -95,12 +106,30 @@ function useLevel(prefix, delimiter, consistency, turn, slot) {
     }
     if (mine === newest.current) setBusy(false);
   };
+  /** Asks anew for the pages that are shown: whoever has gone on to later ones stays there. */
+  const reload = async () => {
+    const mine = ++newest.current;
+    const fresh = /** @type {Shown[]} */ ([]);
+    try {
+      do {
+        fresh.push(await ask(fresh.length ? fresh[fresh.length - 1].next : pages[0].from));
+        if (mine !== newest.current) return;
+      } while (fresh.length < pages.length && fresh[fresh.length - 1].next !== null);
+      setPages(fresh);
+      setError(null);
+    } catch (failed) {
+      if (mine === newest.current) setError(failed);
+    }
+    if (mine === newest.current) setBusy(false);
+  };
   useEffect(() => {
-    load(null, "first");
+    if (pages.length && shownLevel.current === level) reload();
+    else load(null, "first");
+    shownLevel.current = level;
     return () => {
       newest.current++;
     };
-  }, [base64url(prefix), delimiter, consistency, turn, slot]);
+  }, [level, turn]);
   const next = pages.at(-1)?.next ?? null;
   return {
     rows: pages.flatMap((page) => page.rows),
@@ -217,7 +246,7 @@ export function KeysView({ place }) {
   const [isLive, setLive] = useState(false);
   const rights = useRights();
   const noWatch = rights.lacks("watch", prefix);
-  const { changes, error: watchError } = useChanges(prefix, isLive, changed);
+  const { changes, error: watchError, revisionOf } = useChanges(prefix, isLive, changed);
   const find = (/** @type {Event} */ event) => {
     event.preventDefault();
     to({ prefix: textKey(search), key: null });
@@ -237,7 +266,7 @@ export function KeysView({ place }) {
           <${Act} why=${rights.lacks("write")} onClick=${() => setMakes(true)}>New key<//>
           <button type="button" class="small" onClick=${changed} title="Ask the servers again">Refresh</button>
           <label class="inline" title=${noWatch || undefined}><input type="checkbox" checked=${isLive} disabled=${noWatch !== "" && !isLive} onChange=${(/** @type {any} */ event) => setLive(event.target.checked)} /> live</label>
-          <${PrefixTools} prefix=${prefix} onChange=${changed} />
+          ${!slot && html`<${PrefixTools} prefix=${prefix} onChange=${changed} />`}
         </div>
         ${slot && html`<p class="row only-slot"><span class="badge">only slot ${slot}</span> <button type="button" class="small" onClick=${() => to({ slot: "" })}>All slots</button> <a href=${link(["slots"])}>Slots</a></p>`}
         ${isLive && html`<${Changes} changes=${changes} error=${watchError} onSelect=${(/** @type {Key} */ key) => to({ key })} />`}
@@ -246,7 +275,7 @@ export function KeysView({ place }) {
           onSelect=${(/** @type {Key} */ key) => to({ key })} onPrefix=${(/** @type {Key} */ next) => to({ prefix: next, key: null })} />
       </section>
       ${selected
-        ? html`<${ValueView} key=${base64url(selected)} name=${selected} consistency=${consistency} change=${changes.find((each) => same(keyOf(each), selected))?.revision ?? ""}
+        ? html`<${ValueView} key=${base64url(selected)} name=${selected} consistency=${consistency} change=${revisionOf(selected)}
             onConsistency=${(/** @type {string} */ next) => to({ consistency: next })}
             onMoved=${(/** @type {Key | null} */ key) => { to({ key }); changed(); }}
             onClose=${() => to({ key: null })} />`

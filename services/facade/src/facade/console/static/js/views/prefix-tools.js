@@ -3,7 +3,7 @@
  * @module
  */
 
-import { ask, read, send } from "../lib/api.js";
+import { ask, facadeNow, read, send } from "../lib/api.js";
 import { count, plural } from "../lib/format.js";
 import { parameter, shown } from "../lib/keys.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
@@ -14,6 +14,8 @@ import { Confirm, Dialog, note, save, Trouble } from "../lib/ui.js";
 
 const LINES_AT_ONCE = 500;
 const LINE_BYTES_AT_ONCE = 1 << 20;
+/** The last line of an export has a revision for each shard. */
+const LAST_LINE_BYTES_MAX = 1 << 20;
 
 /** @param {Key} prefix */
 function rangeOf(prefix) {
@@ -106,11 +108,11 @@ function ExportPrefix({ prefix, onClose }) {
   const take = async () => {
     const response = await send("GET", `/v1/kv?${rangeOf(prefix)}`, { headers: { accept: "application/x-ndjson" } });
     const blob = await response.blob();
-    const text = await blob.slice(-4096).text();
-    const last = JSON.parse(text.trim().split("\n").pop() ?? "{}");
-    if (last.complete === false) throw new Error("The export broke off: not all keys are in it.");
+    const text = await blob.slice(-LAST_LINE_BYTES_MAX).text();
+    const last = parsed(text.trim().split("\n").pop() ?? "");
+    if (last?.complete !== true) throw new Error("The export broke off: not all keys are in it.");
     save(blob, `${shown(prefix).replace(/[^\w.-]+/g, "_") || "all"}.ndjson`);
-    note(`Exported ${plural(found ?? 0, "key")}.`, "good");
+    note(`Exported ${plural(last.count, "key")}.`, "good");
   };
   return html`<${Confirm} title="Export as NDJSON" verb="Export" ready=${found !== null} onDo=${take} onClose=${onClose}>
     <${What} prefix=${prefix} />
@@ -132,7 +134,7 @@ function parsed(line) {
 /** @param {Record<string, any>} line A line of an export as an operation of a batch. */
 function operation(line) {
   const { key, key64, value, encoding, content_type, content_encoding, expires_at } = line;
-  const lasts = expires_at ? Date.parse(expires_at) - Date.now() : null;
+  const lasts = expires_at ? Date.parse(expires_at) - facadeNow() : null;
   if (lasts !== null && lasts <= 0) return null;
   return { op: "put", key, key64, value, encoding, content_type, content_encoding, ...(lasts !== null && { ttl: `${Math.ceil(lasts)}ms` }) };
 }
@@ -142,6 +144,10 @@ function Import({ onClose, onChange }) {
   const [file, setFile] = useState(/** @type {File | null} */ (null));
   const [spares, setSpares] = useState(true);
   const [told, setTold] = useState("");
+  const ended = useRef(false);
+  useEffect(() => () => {
+    ended.current = true;
+  }, []);
   const take = async () => {
     const lines = (await /** @type {File} */ (file).text()).split("\n").filter((line) => line.trim());
     const operations = lines.map((line, place) => {
@@ -152,7 +158,8 @@ function Import({ onClose, onChange }) {
     }).filter((line) => line.value !== undefined).map(operation).filter((each) => each !== null);
     let written = 0;
     let kept = 0;
-    for (let at = 0; at < operations.length; ) {
+    let at = 0;
+    while (at < operations.length && !ended.current) {
       let size = 0;
       const part = [];
       while (at < operations.length && part.length < LINES_AT_ONCE && (part.length === 0 || size < LINE_BYTES_AT_ONCE)) {
@@ -167,13 +174,15 @@ function Import({ onClose, onChange }) {
       if (failed) throw new Error(`${written} written, then: ${failed.detail}`);
       setTold(`${written} of ${operations.length} written`);
     }
-    note(`${plural(written, "key")} imported${kept ? `, ${kept} were there already` : ""}.`, "good");
+    const rest = at < operations.length;
+    note(`${plural(written, "key")} imported${kept ? `, ${kept} were there already` : ""}${rest ? "; the rest was left" : ""}.`, rest ? "bad" : "good");
     onChange();
   };
   return html`<${Confirm} title="Import NDJSON" verb="Import" ready=${file !== null} onDo=${take} onClose=${onClose}>
     <p>Lines as an export has them: <code>{"key": …, "value": …, "encoding": "utf-8"}</code></p>
     <label>File <input type="file" accept=".ndjson,.jsonl,.json,application/x-ndjson" onChange=${(/** @type {any} */ event) => setFile(event.target.files[0] ?? null)} /></label>
     <label class="inline"><input type="checkbox" checked=${spares} onChange=${(/** @type {any} */ event) => setSpares(event.target.checked)} /> leave keys alone that exist</label>
+    <p class="quiet">Closing this stops behind the step that is under way.</p>
     <p role="status">${told}</p>
   <//>`;
 }

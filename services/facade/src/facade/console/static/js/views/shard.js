@@ -6,9 +6,10 @@
 import { ask, Problem, quoted, read } from "../lib/api.js";
 import { count, isKnown, milliseconds, plural, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
-import { html, useEffect, useRef, useState } from "../lib/preact.js";
+import { usePolled } from "../lib/polling.js";
+import { html, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
-import { Act, Card, Command, Confirm, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
+import { Act, Card, Command, Confirm, Dialog, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
 import { TEXT, useWidth } from "../lib/width.js";
 import { Ailment, commitOf, healthOf, leaderOf, NodeTable, slotsOf, termOf } from "./cluster.js";
 
@@ -122,30 +123,8 @@ function Ring({ shard }) {
 
 /** @param {number} shard */
 function useMembers(shard) {
-  const [found, setFound] = useState(/** @type {{members: Member[], changing: boolean} | null} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => {
-    let ended = false;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let timer;
-    const look = async () => {
-      try {
-        const answer = document.hidden ? null : await read(`/v1/shards/${shard}/members`);
-        if (!ended && answer) setFound(answer);
-        if (!ended) setError(null);
-      } catch (failed) {
-        if (!ended) setError(failed);
-      }
-      if (!ended) timer = setTimeout(look, MEMBERS_MS);
-    };
-    setFound(null);
-    look();
-    return () => {
-      ended = true;
-      clearTimeout(timer);
-    };
-  }, [shard]);
-  return { found, error };
+  const ask = (/** @type {AbortSignal} */ signal) => read(`/v1/console/members?shard=${shard}`, signal);
+  return usePolled(/** @type {(signal: AbortSignal) => Promise<{members: Member[], changing: boolean}>} */ (ask), MEMBERS_MS, [shard]);
 }
 
 /** @param {{shard: number, onClose: () => void}} properties */
@@ -213,6 +192,19 @@ function MemberAction({ shard, member, what, onClose }) {
   <//>`;
 }
 
+/** @param {{shard: number, onClose: () => void}} properties */
+function Backup({ shard, onClose }) {
+  return html`<${Dialog} title=${`Download a backup of shard ${shard}?`} onClose=${onClose}>
+    <p>All that was acknowledged until now, of this shard, as a file. The shard goes on serving; one of its nodes reads all its data for it.</p>
+    <p>All shards, with the manifest that is needed to restore the cluster:</p>
+    <${Command} text="dougctl backup create DIR" />
+    <div class="row end">
+      <button type="button" onClick=${onClose}>Close</button>
+      <${Download} path=${`/v1/shards/${shard}/backup`} name=${`shard-${shard}.tar`}>Download<//>
+    </div>
+  <//>`;
+}
+
 /** @param {{shard: ShardState}} properties */
 function Members({ shard }) {
   const { found, error } = useMembers(shard.id);
@@ -223,7 +215,7 @@ function Members({ shard }) {
   const tools = html`
     ${found?.changing && html`<span class="badge warn">a change is under way</span>`}
     <${Act} why=${why} onClick=${() => setAsked({ what: "add" })}>Add a member<//>
-    <${Download} why=${rights.lacks("admin:backup")} path=${`/v1/shards/${shard.id}/backup`} name=${`shard-${shard.id}.tar`}>Download a backup<//>
+    <${Act} why=${rights.lacks("admin:backup")} onClick=${() => setAsked({ what: "backup" })}>Download a backup<//>
   `;
   return html`<${Card} title="Members" tools=${tools}>
     ${error instanceof Problem && html`<${Trouble} error=${error} />`}
@@ -253,6 +245,7 @@ function Members({ shard }) {
         </tbody>
       </table>
     <//>`}
+    ${asked?.what === "backup" && html`<${Backup} shard=${shard.id} onClose=${close} />`}
     ${asked?.what === "add" && html`<${AddMember} shard=${shard.id} onClose=${close} />`}
     ${asked?.member && html`<${MemberAction} shard=${shard.id} member=${asked.member} what=${asked.what} onClose=${close} />`}
   <//>`;

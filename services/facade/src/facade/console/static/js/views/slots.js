@@ -7,6 +7,7 @@ import { ask, curl, read } from "../lib/api.js";
 import { count, rate } from "../lib/format.js";
 import { base64url, keyForLink, keyOf, shown, textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
+import { usePolled } from "../lib/polling.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { Card, Command, Trouble } from "../lib/ui.js";
 
@@ -41,24 +42,8 @@ function heatColour(share) {
 
 /** @param {number} minutesAgo */
 function useRates(minutesAgo) {
-  const [found, setFound] = useState(/** @type {{rates: number[] | null, minutes_kept: number} | null} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => {
-    let ended = false;
-    const look = () =>
-      document.hidden ||
-      read(`/v1/console/slots?minutes_ago=${minutesAgo}`).then(
-        (answer) => { if (!ended) { setFound(answer); setError(null); } },
-        (failed) => ended || setError(failed),
-      );
-    look();
-    const timer = setInterval(look, LOOK_MS);
-    return () => {
-      ended = true;
-      clearInterval(timer);
-    };
-  }, [minutesAgo]);
-  return { found, error };
+  const ask = (/** @type {AbortSignal} */ signal) => read(`/v1/console/slots?minutes_ago=${minutesAgo}`, signal);
+  return usePolled(/** @type {(signal: AbortSignal) => Promise<{rates: number[] | null, minutes_kept: number}>} */ (ask), LOOK_MS, [minutesAgo], true);
 }
 
 /** The first keys of a slot. @param {{slot: number}} properties */

@@ -6,7 +6,8 @@
 import { read } from "../lib/api.js";
 import { clock, count, plural, span as spanText } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
-import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
+import { usePolled } from "../lib/polling.js";
+import { html, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
 import { useWidth } from "../lib/width.js";
 
@@ -46,25 +47,8 @@ export function kindOf(name) {
 
 /** @param {number[]} shards The events of all nodes of these shards, in the order of their time. */
 function useEvents(shards) {
-  const [found, setFound] = useState(/** @type {Events | null} */ (null));
-  const [error, setError] = useState(/** @type {unknown} */ (null));
-  useEffect(() => {
-    let ended = false;
-    const look = () =>
-      document.hidden ||
-      Promise.all(shards.map((shard) => read(`/v1/console/events?shard=${shard}`))).then(
-        (answers) => { if (!ended) { setFound(merged(answers)); setError(null); } },
-        (failed) => ended || setError(failed),
-      );
-    setFound(null);
-    look();
-    const timer = setInterval(look, LOOK_MS);
-    return () => {
-      ended = true;
-      clearInterval(timer);
-    };
-  }, [shards.join()]);
-  return { found, error };
+  const ask = async (/** @type {AbortSignal} */ signal) => merged(await Promise.all(shards.map((shard) => read(`/v1/console/events?shard=${shard}`, signal))));
+  return usePolled(ask, LOOK_MS, [shards.join()]);
 }
 
 /** @param {Events[]} answers @returns {Events} */
@@ -95,9 +79,12 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
   const wheel = (/** @type {WheelEvent} */ event) => {
     if (!event.ctrlKey && !event.shiftKey) return;
     event.preventDefault();
+    // With Shift held, some browsers say that the wheel was turned to the side.
+    const turned = event.deltaY || event.deltaX;
+    if (turned === 0) return;
     const box = /** @type {SVGElement} */ (event.currentTarget).getBoundingClientRect();
     const at = from + Math.max(0, Math.min(1, (((event.clientX - box.left) / box.width) * width - left) / (width - left - 15))) * (to - from);
-    const factor = event.deltaY > 0 ? 1.5 : 1 / 1.5;
+    const factor = turned > 0 ? 1.5 : 1 / 1.5;
     onZoom(at - (at - from) * factor, at + (to - at) * factor);
   };
   return html`<div ref=${frame}><svg class="axis" viewBox="0 0 ${width} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
@@ -172,6 +159,7 @@ export function TimelineView({ state, place }) {
     <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${spanText((to - from) / 1000)}`} tools=${tools}>
       <${Trouble} error=${error} />
       ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their events are missing: ${found.unreachable.join(", ")}.</p>` : null}
+      ${found?.cut && from < oldest ? html`<p class="quiet">There were more events before ${clock(oldest)}: the newest alone are told.</p>` : null}
       <div class="row filters">
         ${Object.entries(KINDS).map(([kind, { title, sign }]) => html`<label key=${kind} class="inline mark-label ${kind}"><input type="checkbox" checked=${!off.includes(kind)} onChange=${() => toggle(kind)} /> <span aria-hidden="true">${sign}</span> ${title}</label>`)}
         <label class="inline">Contains <input type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>

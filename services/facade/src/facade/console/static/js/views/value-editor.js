@@ -3,8 +3,9 @@
  * @module
  */
 
-import { Problem, randomKey } from "../lib/api.js";
+import { onSession, Problem, randomKey } from "../lib/api.js";
 import { jsonOf, pretty } from "../lib/json.js";
+import { base64url } from "../lib/keys.js";
 import { html, useState } from "../lib/preact.js";
 import { note, Trouble } from "../lib/ui.js";
 import { readValue, textOf, writeValue } from "../lib/values.js";
@@ -12,6 +13,23 @@ import { readValue, textOf, writeValue } from "../lib/values.js";
 /** @typedef {import("../lib/values.js").Value} Value */
 
 const TEXT_MAX = 1 << 20;
+
+/**
+ * What was typed and neither saved nor cancelled, by key, with what was read before: whoever follows a link comes back to it.
+ * @type {Map<string, {value: Value, text: string}>}
+ */
+const drafts = new Map();
+const DRAFTS_MAX = 20;
+
+onSession(() => drafts.clear());
+addEventListener("beforeunload", (event) => drafts.size > 0 && event.preventDefault());
+
+/** @param {string} id @param {Value} value @param {string} text */
+function keepDraft(id, value, text) {
+  drafts.delete(id);
+  drafts.set(id, { value, text });
+  for (const oldest of [...drafts.keys()].slice(0, -DRAFTS_MAX)) drafts.delete(oldest);
+}
 
 /** @param {string} text How its lines end: `LF` where there is no carriage return. */
 function endsOf(text) {
@@ -36,9 +54,21 @@ function Conflict({ mine, theirs, onMine, onTheirs }) {
 }
 
 /** @param {{name: import("../lib/keys.js").Key, value: Value, onDone: () => void, onClose: () => void}} properties */
-export function ValueEditor({ name, value, onDone, onClose }) {
+export function ValueEditor({ name, value: read, onDone, onClose }) {
+  const id = base64url(name);
+  const [draft] = useState(drafts.get(id));
+  // It is saved under the revision of what was seen when it was begun.
+  const [value] = useState(draft?.value ?? read);
   const readable = value.data.length <= TEXT_MAX && !value.contentEncoding ? textOf(value.data) : null;
-  const [text, setText] = useState(readable ?? "");
+  const [text, setText] = useState(draft?.text ?? readable ?? "");
+  const type = (/** @type {string} */ typed) => {
+    setText(typed);
+    keepDraft(id, value, typed);
+  };
+  const leave = (/** @type {() => void} */ then) => {
+    drafts.delete(id);
+    then();
+  };
   const ends = endsOf(readable ?? "");
   // A field of text makes all ends of lines the same: what was read is written again.
   const written = ends === "CRLF" ? text.replace(/\r?\n/g, "\r\n") : text;
@@ -60,7 +90,7 @@ export function ValueEditor({ name, value, onDone, onClose }) {
       const ttl = expiry.trim();
       const revision = await writeValue(name, file ?? written, { contentType, ttl, idempotencyKey: key, ...condition });
       note(`Saved as revision ${revision}.`, "good");
-      onDone();
+      leave(onDone);
       return;
     } catch (failed) {
       if (failed instanceof Problem && failed.status === 412) {
@@ -85,7 +115,8 @@ export function ValueEditor({ name, value, onDone, onClose }) {
   return html`<form class="editor" onSubmit=${submit}>
     ${readable === null
       ? html`<p class="quiet">This value is not text that can be edited here: choose a file to put in its place.</p>`
-      : html`<label><span class="hidden">Value</span><textarea class="code" value=${text} disabled=${file !== null} spellcheck=${false} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label>`}
+      : html`<label><span class="hidden">Value</span><textarea class="code" value=${text} disabled=${file !== null} spellcheck=${false} onInput=${(/** @type {any} */ event) => type(event.target.value)}></textarea></label>`}
+    ${draft && html`<p class="quiet">What you typed before is here again; it began with revision ${value.revision}.</p>`}
     <div class="row fields">
       <label class="grow">Content type <input value=${contentType} onInput=${(/** @type {any} */ event) => setContentType(event.target.value)} spellcheck=${false} /></label>
       <label class="grow">Expires in <input value=${expiry} placeholder="never; or 30s, 10m, keep" onInput=${(/** @type {any} */ event) => setExpiry(event.target.value)} autocomplete="off" /></label>
@@ -95,12 +126,12 @@ export function ValueEditor({ name, value, onDone, onClose }) {
     ${wrong && html`<p class="warn-text">This is not valid JSON. It can be saved all the same.</p>`}
     <${Trouble} error=${error} />
     ${conflict &&
-    html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${onDone}
+    html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${() => leave(onDone)}
       onMine=${() => { const { theirs } = conflict; setConflict(null); save(theirs ? { revision: theirs.revision } : { create: true }); }} />`}
     <div class="row end">
-      ${isJson && !wrong && !file && text !== "" && html`<button type="button" onClick=${() => setText(pretty(text))}>Format</button>`}
+      ${isJson && !wrong && !file && text !== "" && html`<button type="button" onClick=${() => type(pretty(text))}>Format</button>`}
       ${conflict ? html`<span class="grow"></span>` : html`<span class="grow quiet">Saved only if revision ${value.revision} is still there.</span>`}
-      <button type="button" onClick=${onClose}>Cancel</button>
+      <button type="button" onClick=${() => leave(onClose)}>Cancel</button>
       ${!conflict && html`<button type="submit" class="primary" disabled=${busy || (readable === null && !file)}>${busy ? "…" : "Save"}</button>`}
     </div>
   </form>`;

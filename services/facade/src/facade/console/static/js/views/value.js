@@ -3,7 +3,7 @@
  * @module
  */
 
-import { curl, Problem } from "../lib/api.js";
+import { curl, facadeNow, Problem } from "../lib/api.js";
 import { bytes, milliseconds, until } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
@@ -40,7 +40,10 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
   const [shape, setShape] = useState("");
   const [mode, setMode] = useState(/** @type {"" | "edit" | "rename" | "delete"} */ (""));
   const [turn, setTurn] = useState(0);
+  const rests = mode === "";
   useEffect(() => {
+    // What is being changed stays what was seen: it is saved under the revision of that, and of nothing newer.
+    if (!rests) return undefined;
     const controller = new AbortController();
     setError(null);
     readValue(name, consistency, controller.signal).then(
@@ -55,7 +58,7 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
       },
     );
     return () => controller.abort();
-  }, [consistency, turn, mode === "" ? change : ""]);
+  }, [consistency, turn, change, rests]);
   const why = useRights().lacks("write", name);
   const again = () => setTurn((before) => before + 1);
   const missing = error instanceof Problem && error.status === 404;
@@ -65,14 +68,14 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
   return html`<${Card} title=${title} tools=${tools} class="one">
     <div class="row">
       <label class="inline">Read
-        <select value=${consistency} onChange=${(/** @type {any} */ event) => onConsistency(event.target.value)}>
+        <select value=${consistency} disabled=${!rests} onChange=${(/** @type {any} */ event) => onConsistency(event.target.value)}>
           ${CONSISTENCIES.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}
         </select>
       </label>
-      <button type="button" class="small" onClick=${again}>Read again</button>
+      <button type="button" class="small" disabled=${!rests} onClick=${again}>Read again</button>
       <span class="grow"></span>
       ${value &&
-      mode === "" &&
+      rests &&
       html`<${Act} why=${why} onClick=${() => setMode("edit")}>Edit<//>
         <${Act} why=${why} onClick=${() => setMode("rename")}>Rename<//>
         <${Download} path=${pathOf(name)} name=${"text" in name ? name.text.split("/").pop() || "value" : "value"}>Download<//>
@@ -100,7 +103,7 @@ function Until({ time }) {
     const timer = setInterval(() => draw((before) => before + 1), 1000);
     return () => clearInterval(timer);
   }, []);
-  return until(time);
+  return until(time, facadeNow());
 }
 
 /** @param {{value: Value}} properties */
