@@ -167,7 +167,7 @@ def _compress_zstd(payload: bytes) -> bytes:
     return compressed
 
 
-def _decompress_zstd(payload: bytes) -> bytes:
+def _decompress_zstd(payload: memoryview) -> bytes:
     try:
         decompressor = _decompressors.pop()
     except IndexError:
@@ -292,11 +292,11 @@ class Block:
                     last = middle
                 else:
                     first = middle
-            at = raw.find(key, start + first * size, start + last * size) - start
-            if at < 0:
+            found: int = raw.find(key, start + first * size, start + last * size) - start
+            if found < 0:
                 return -1
-            if at % size == 0:
-                return at // size
+            if found % size == 0:
+                return found // size
             # The end of one key and the beginning of the next look like it, which is rare enough.
         keys = self.keys
         position = bisect_left(keys, key)
