@@ -239,6 +239,9 @@ def test_a_client_may_do_at_a_node_what_its_token_allows(
         assert code(stub, method, request, app.token) is expected, request
         assert code(stub, method, request, "") is unknown, request
     assert code(admin, "Status", admin_pb2.StatusRequest(), operator.token) is unknown, "it counts at facades alone"
+    for channel in nodes:
+        pipe = doug(channel).Pipe(iter(()), timeout=CALL_S, metadata=(("authorization", f"Bearer {app.token}"),))
+        assert pipe.code() is denied
     both = (doug_pb2.Operation(get=doug_pb2.OperationGet(key=key)) for key in (b"jobs/a", b"config/a"))
     batch, shown = doug_pb2.ExecuteBatchRequest(operations=both), (("authorization", f"Bearer {app.token}"),)
 
