@@ -32,7 +32,7 @@ ALLOWED = frozenset({"429", "503"})
 """The statuses that an overloaded facade may answer beside success: refused before anything was proposed."""
 GROWTH_MB_MAX = 256.0
 SPEED_MIN = 0.9
-"""The fraction of the rate before the overload that counts as full speed: the rates of single seconds differ as much."""
+"""Which fraction of the rate before the overload counts as full speed: the rates of single seconds differ as much."""
 RECOVERY_S_MAX = 5
 """After how many seconds full speed must be back at the latest."""
 SPAN_S = 3
