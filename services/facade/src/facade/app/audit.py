@@ -135,7 +135,7 @@ class Audit:
             caller: Who has changed it.
             what: What was done.
             name: To what.
-            may: The grants and roles that a token or a role has from now on: once it is gone nothing else tells of them.
+            may: The grants and roles that it has from now on: once a token is gone nothing else tells of them.
         """
         fields: dict[str, object] = {"action": what, "name": name[:KEY_CHARACTERS_MAX]}
         if may:
