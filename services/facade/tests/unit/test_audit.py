@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from doug_wire.excess import CLIENTS_MAX, EVERY_S, Excess
 from facade.app.audit import BURST, Audit
-from facade.app.excess import CLIENTS_MAX, EVERY_S, Excess
 from facade.client.access import NOBODY
 from facade.errors import SettingsError
 
