@@ -45,7 +45,7 @@ AT_THE_EDGE = """() => {
 
 HISTORY_STEP_S = 5
 DATA = {"log_bytes": 1 << 20, "table_bytes": 2 << 20, "disks": [{"name": "log", "free_bytes": 25, "total_bytes": 100}]}
-ENTRY = {"revision": "1", "content_type": "text/plain", "expires_at": None}
+ENTRY: dict[str, Any] = {"revision": "1", "content_type": "text/plain", "expires_at": None}
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_the_folders_above_a_key_are_open_when_its_value_is_shown(
     open_tab: Callable[..., Tab], unguarded: Served
 ) -> None:
     tab = open_tab(unguarded)
-    pages = {
+    pages: dict[str, dict[str, Any]] = {
         "": {"prefixes": ["a/", "b/"], "items": []},
         "a/": {"prefixes": ["a/deep/"], "items": []},
         "a/deep/": {"prefixes": [], "items": [ENTRY | {"key": "a/deep/key"}, ENTRY | {"key": "a/deep/other"}]},
