@@ -14,6 +14,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from doug_wire.auth.issuer import Issuer
+
 PREFIX = "DOUGDB_"
 
 _HOST_NAME = re.compile(
@@ -375,6 +377,18 @@ class Settings(BaseSettings):
     def addresses(self) -> tuple[Address, ...]:
         """All addresses at which HTTP is served: those of ``listen``, then those of ``shared_listen``."""
         return *self.listen, *self.shared_listen
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuer of JWTs; nothing is checked of it here."""
+        return Issuer(
+            self.auth_oidc_issuer,
+            self.auth_oidc_audience,
+            self.auth_oidc_jwks,
+            self.auth_oidc_jwks_ca_file,
+            self.auth_oidc_claim,
+            self.auth_oidc_groups_claim,
+        )
 
     @property
     def guarded(self) -> bool:
