@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from doug_wire.auth.issuer import Issuer
+from facade.errors import SettingsError
 
 PREFIX = "DOUGDB_"
 
@@ -378,10 +379,13 @@ class Settings(BaseSettings):
         """All addresses at which HTTP is served: those of ``listen``, then those of ``shared_listen``."""
         return *self.listen, *self.shared_listen
 
-    @property
     def issuer(self) -> Issuer:
-        """The issuer of JWTs; nothing is checked of it here."""
-        return Issuer(
+        """The issuer of JWTs.
+
+        Raises:
+            SettingsError: The settings do not say whose count.
+        """
+        found = Issuer(
             self.auth_oidc_issuer,
             self.auth_oidc_audience,
             self.auth_oidc_jwks,
@@ -389,6 +393,10 @@ class Settings(BaseSettings):
             self.auth_oidc_claim,
             self.auth_oidc_groups_claim,
         )
+        if (mistake := found.mistake()) is not None:
+            name, why = mistake
+            raise SettingsError(PREFIX + name, why)
+        return found
 
     @property
     def guarded(self) -> bool:
