@@ -6,7 +6,7 @@ decodes, redirects or normalises a key.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -288,7 +288,7 @@ def _place(router: Router) -> tuple[str, int]:
     return cluster_of(directory.cluster_id), 0 if directory.map is None else directory.map.epoch
 
 
-def _untold(caller: Caller, what: str, name: str) -> None:
+def _untold(caller: Caller, what: str, name: str, may: Sequence[str]) -> None:
     """Does nothing: stands for the audit log while there are no users who could be changed."""
 
 
