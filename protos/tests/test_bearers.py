@@ -17,11 +17,20 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from facade.app import bearers as module
-from facade.app.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
-from facade.settings import Settings
+from doug_wire.auth import bearers as module
+from doug_wire.auth.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
+from doug_wire.auth.issuer import Issuer
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+
+class Lines:
+    """A log that nobody reads."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        pass
+
+    error = info
 
 
 def key_set(key: ec.EllipticCurvePrivateKey, kid: str) -> str:
@@ -39,14 +48,7 @@ def token(key: Any = KEY, algorithm: str = "ES256", kid: str = "one", **claims: 
 async def bearers(tmp_path: Path) -> Bearers:
     place = tmp_path / "jwks.json"
     place.write_text(key_set(KEY, "one"))
-    settings = Settings(
-        nodes={0: {"n": "127.0.0.1:1"}},
-        auth_mode=("oidc",),
-        auth_oidc_issuer="https://issuer",
-        auth_oidc_audience="dougdb",
-        auth_oidc_jwks=str(place),
-    )
-    found = Bearers(settings)
+    found = Bearers(Issuer("https://issuer", "dougdb", str(place)), Lines())
     await found.read()
     return found
 
