@@ -31,7 +31,7 @@ from raft_node.rpc.doug.callers import Callers
 from raft_node.rpc.doug.guest_limits import GuestLimits
 from raft_node.rpc.doug.guests import Guests
 from raft_node.rpc.doug.service import DougService
-from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
+from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, SCAN, Behaviour, HotStream
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.listener import Listener
 from raft_node.rpc.raft.service import RaftService
@@ -120,7 +120,8 @@ async def open_ports(
     peer_most, client_most = map(connections_max, connections)
     peer_port = Listener(peers, raft_streams, counting[0], certificates, peer_most)
     raft_service.caller_of = peer_port.caller
-    client_port = Listener(clients, {PIPE: doug_service.Pipe}, counting[1], certificates, client_most)
+    client_streams: dict[HotStream, Behaviour] = {PIPE: doug_service.Pipe, SCAN: doug_service.Scan}
+    client_port = Listener(clients, client_streams, counting[1], certificates, client_most)
     callers.caller_of = client_port.caller
 
     async def close_ports() -> None:
