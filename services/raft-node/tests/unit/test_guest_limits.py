@@ -47,10 +47,10 @@ async def test_a_guest_has_its_share_of_a_node_and_others_have_theirs(shard: Sha
     assert shard.callers.limits.room.used == Use(), "who is refused holds nothing"
 
 
-async def limited(**rates: int) -> tuple[Shard, list[str]]:
+async def limited(client_per_s: int = 0, address_per_s: int = 0) -> tuple[Shard, list[str]]:
     """A shard whose nodes bound rates, and the limits that were counted."""
     shard, counted = Shard(), list[str]()
-    limits = GuestLimits(tell=shard.tell, count=counted.append, clock=lambda: shard.now_s, **rates)
+    limits = GuestLimits(client_per_s, address_per_s, tell=shard.tell, count=counted.append, clock=lambda: shard.now_s)
     shard.callers = Callers(["dougdb-facade"], shard.tell, lambda: shard.now_s, shard.guests, limits)
     return shard, counted
 
