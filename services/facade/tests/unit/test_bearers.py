@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from facade.app import bearers as module
 from facade.app.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
+from facade.errors import SettingsError
 from facade.settings import Settings
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -170,6 +171,33 @@ def test_a_source_that_is_stopped_ends_its_connection() -> None:
         source.connected(ours)
         source.stop()
         assert theirs.recv(1) == b""
+
+
+@pytest.mark.parametrize("place", ["http://issuer/keys", "HTTP://issuer/keys", "ftp://issuer/keys", "file:///keys"])
+def test_keys_come_from_a_path_or_over_https(place: str) -> None:
+    """Anything else would be taken for the name of a file that is not there, and nobody would be let in."""
+    settings = Settings(
+        nodes={0: {"n": "127.0.0.1:1"}},
+        auth_mode=("oidc",),
+        auth_oidc_issuer="https://issuer",
+        auth_oidc_audience="dougdb",
+        auth_oidc_jwks=place,
+    )
+    with pytest.raises(SettingsError, match="AUTH_OIDC_JWKS"):
+        Bearers(settings)
+
+
+async def test_a_scheme_in_capitals_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Opener:
+        def open(self, place: str, timeout: float) -> io.BytesIO:
+            asked.append(place)
+            return io.BytesIO(b"keys")
+
+    monkeypatch.setattr(urllib.request, "build_opener", lambda *handlers: Opener())
+    assert Source("HTTPS://issuer/keys", "").read() == b"keys"
+    assert asked == ["HTTPS://issuer/keys"]
 
 
 def test_a_redirect_leads_to_https_alone() -> None:

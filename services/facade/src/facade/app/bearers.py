@@ -114,8 +114,8 @@ class Bearers:
                 raise SettingsError(f"{PREFIX}AUTH_OIDC_{name.upper()}", "it is needed with DOUGDB_AUTH_MODE=oidc")
         self._issuer, self._audience = settings.auth_oidc_issuer, settings.auth_oidc_audience
         self._place, self._ca_file = settings.auth_oidc_jwks, settings.auth_oidc_jwks_ca_file
-        if self._place.startswith("http:"):
-            raise SettingsError(f"{PREFIX}AUTH_OIDC_JWKS", "keys are read from a file or over https")
+        if "://" in self._place and not _is_https(self._place):
+            raise SettingsError(f"{PREFIX}AUTH_OIDC_JWKS", "keys are read from a file, by its path, or over https")
         self._claim, self._groups_claim = settings.auth_oidc_claim, settings.auth_oidc_groups_claim
         self._clock = clock
         self._keys: dict[str, Key] = {}
@@ -248,7 +248,7 @@ class Source:
 
     def read(self) -> bytes:
         """Reads the set's bytes, at most one more than are accepted. Blocking; raises what ``Bearers._fetch`` does."""
-        if not self._place.startswith("https:"):
+        if not _is_https(self._place):
             with Path(self._place).open("rb") as file:
                 return file.read(SET_BYTES_MAX + 1)
         opener = urllib.request.build_opener(_Https(self), HttpsOnly())
@@ -309,7 +309,7 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         Raises:
             URLError: The redirect leaves https.
         """
-        if not newurl.lower().startswith("https:"):
+        if not _is_https(newurl):
             raise urllib.error.URLError("it redirects to what is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -340,6 +340,11 @@ def keys_of(raw: bytes) -> dict[str, Key]:
     if not found:
         raise ValueError("the set has no key that can sign")
     return found
+
+
+def _is_https(place: str) -> bool:
+    """Whether a place is a URL of https; schemes are the same in capitals (RFC 3986, 3.1)."""
+    return place.lower().startswith("https:")
 
 
 def _is_principal(name: str) -> bool:
