@@ -1,6 +1,7 @@
 """Bounds the log lines of libraries, whose number a stranger may choose.
 
-gRPC has a traceback for each call whose message is none, before anybody has asked who calls. Our own lines are bounded where they are written. Must not know what a line says. Invariants:
+gRPC has a traceback for each call whose message is none, before anybody has asked who calls. Our own lines are bounded
+where they are written. Must not know what a line says. Invariants:
 
 1. Each library has so many lines a second, whoever makes it write.
 2. The next line of a library says how many of its lines were left out.

@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from doug_wire.auth import tokens
+from doug_wire.auth.bearers import Bearers, Key
 from doug_wire.auth.document import EMPTY, Document, DocumentError, Held, TokenRecord
 from doug_wire.auth.grants import Grant, Verb
 from facade.app import certificates
 from facade.app.audit import Audit
-from facade.app.bearers import Bearers, Key
 from facade.app.certificates import NONE, Certificate
 from facade.app.gate import USES_EVERY_S, Gate
 from facade.app.plain import proof_of

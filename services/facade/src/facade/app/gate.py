@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from doug_wire.auth import tokens
+from doug_wire.auth.bearers import BearerError, Bearers
 from doug_wire.auth.document import CERTIFICATE, TOKEN, DocumentError
 from doug_wire.auth.grants import ALL, NOTHING
 from facade.app.audit import Audit
-from facade.app.bearers import BearerError, Bearers
 from facade.app.certificates import NONE, Certificate
 from facade.app.origins import SAFE, Seen, is_own_page
 from facade.app.plain import proof_of
@@ -121,7 +121,7 @@ class Gate:
         self._bootstrap = _Bootstrap(settings.auth_bootstrap_file)
         self._sign_ins = SignIns(settings.auth_session_key_file)
         self._session_s = settings.auth_session_ms / 1000
-        self._bearers = Bearers(settings, clock) if "oidc" in self._modes else None
+        self._bearers = Bearers(settings.issuer(), log, clock) if "oidc" in self._modes else None
         if self._bearers is not None:
             self._bearers.on_change = self._forget_bearers
         state.on_change = self._changed

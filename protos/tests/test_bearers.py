@@ -17,12 +17,20 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from facade.app import bearers as module
-from facade.app.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
-from facade.errors import SettingsError
-from facade.settings import Settings
+from doug_wire.auth import bearers as module
+from doug_wire.auth.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
+from doug_wire.auth.issuer import Issuer
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+
+class Lines:
+    """A log that nobody reads."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        pass
+
+    error = info
 
 
 def key_set(key: ec.EllipticCurvePrivateKey, kid: str) -> str:
@@ -40,14 +48,7 @@ def token(key: Any = KEY, algorithm: str = "ES256", kid: str = "one", **claims: 
 async def bearers(tmp_path: Path) -> Bearers:
     place = tmp_path / "jwks.json"
     place.write_text(key_set(KEY, "one"))
-    settings = Settings(
-        nodes={0: {"n": "127.0.0.1:1"}},
-        auth_mode=("oidc",),
-        auth_oidc_issuer="https://issuer",
-        auth_oidc_audience="dougdb",
-        auth_oidc_jwks=str(place),
-    )
-    found = Bearers(settings)
+    found = Bearers(Issuer("https://issuer", "dougdb", str(place)), Lines())
     await found.read()
     return found
 
@@ -176,15 +177,9 @@ def test_a_source_that_is_stopped_ends_its_connection() -> None:
 @pytest.mark.parametrize("place", ["http://issuer/keys", "HTTP://issuer/keys", "ftp://issuer/keys", "file:///keys"])
 def test_keys_come_from_a_path_or_over_https(place: str) -> None:
     """Anything else would be taken for the name of a file that is not there, and nobody would be let in."""
-    settings = Settings(
-        nodes={0: {"n": "127.0.0.1:1"}},
-        auth_mode=("oidc",),
-        auth_oidc_issuer="https://issuer",
-        auth_oidc_audience="dougdb",
-        auth_oidc_jwks=place,
-    )
-    with pytest.raises(SettingsError, match="AUTH_OIDC_JWKS"):
-        Bearers(settings)
+    mistake = Issuer("https://issuer", "dougdb", place).mistake()
+    assert mistake is not None
+    assert mistake[0] == "AUTH_OIDC_JWKS"
 
 
 async def test_a_scheme_in_capitals_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
