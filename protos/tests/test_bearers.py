@@ -174,6 +174,27 @@ def test_a_source_that_is_stopped_ends_its_connection() -> None:
         assert theirs.recv(1) == b""
 
 
+@pytest.mark.parametrize("place", ["http://issuer/keys", "HTTP://issuer/keys", "ftp://issuer/keys", "file:///keys"])
+def test_keys_come_from_a_path_or_over_https(place: str) -> None:
+    """Anything else would be taken for the name of a file that is not there, and nobody would be let in."""
+    mistake = Issuer("https://issuer", "dougdb", place).mistake()
+    assert mistake is not None
+    assert mistake[0] == "AUTH_OIDC_JWKS"
+
+
+async def test_a_scheme_in_capitals_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Opener:
+        def open(self, place: str, timeout: float) -> io.BytesIO:
+            asked.append(place)
+            return io.BytesIO(b"keys")
+
+    monkeypatch.setattr(urllib.request, "build_opener", lambda *handlers: Opener())
+    assert Source("HTTPS://issuer/keys", "").read() == b"keys"
+    assert asked == ["HTTPS://issuer/keys"]
+
+
 def test_a_redirect_leads_to_https_alone() -> None:
     request, headers = urllib.request.Request("https://issuer/keys"), http.client.HTTPMessage()
     followed = HttpsOnly().redirect_request(request, io.BytesIO(), 302, "Found", headers, "https://other/keys")

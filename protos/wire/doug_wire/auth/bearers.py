@@ -30,7 +30,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import jwt
 
 from doug_wire.auth.document import GROUP, SUBJECT, DocumentError, check_principal
-from doug_wire.auth.issuer import Issuer
+from doug_wire.auth.issuer import Issuer, is_https
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 TOKEN_CHARACTERS_MAX = 16 << 10
@@ -254,7 +254,7 @@ class Source:
 
     def read(self) -> bytes:
         """Reads the set's bytes, at most one more than are accepted. Blocking; raises what ``Bearers._fetch`` does."""
-        if not self._place.startswith("https:"):
+        if not is_https(self._place):
             with Path(self._place).open("rb") as file:
                 return file.read(SET_BYTES_MAX + 1)
         opener = urllib.request.build_opener(_Https(self), HttpsOnly())
@@ -315,7 +315,7 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         Raises:
             URLError: The redirect leaves https.
         """
-        if not newurl.lower().startswith("https:"):
+        if not is_https(newurl):
             raise urllib.error.URLError("it redirects to what is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -40,6 +40,11 @@ class Issuer(NamedTuple):
         for end, value in (("ISSUER", self.name), ("AUDIENCE", self.audience), ("JWKS", self.jwks)):
             if not value:
                 return PREFIX + end, "it is needed for JWTs"
-        if self.jwks.startswith("http:"):
-            return f"{PREFIX}JWKS", "keys are read from a file or over https"
+        if "://" in self.jwks and not is_https(self.jwks):
+            return f"{PREFIX}JWKS", "keys are read from a file, by its path, or over https"
         return None
+
+
+def is_https(place: str) -> bool:
+    """Whether a place is a URL of https; schemes are the same in capitals (RFC 3986, 3.1)."""
+    return place.lower().startswith("https:")

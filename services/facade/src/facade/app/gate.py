@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -56,6 +57,9 @@ BOOTSTRAP_CHARACTERS_MIN = 32
 USES_EVERY_S = 60.0
 USE_AGE_MS = 600_000
 """How far the noted time of a token's last use may lie behind the true one."""
+
+_VISIBLE = re.compile(rb"[!-~]+")
+"""What a header can show as one token."""
 
 _HOW = "Send Authorization: Bearer TOKEN."
 _ONE_SPACE = "There is one space before a token, and none in it or behind it."
@@ -471,8 +475,8 @@ class _Bootstrap:
         text = self._path.read_bytes().strip()
         if not text:
             raise _NoTokenError(f"{self._path} is empty")
-        if len(text) < BOOTSTRAP_CHARACTERS_MIN or not text.isascii():
-            raise ValueError(f"a token has at least {BOOTSTRAP_CHARACTERS_MIN} ASCII characters")
+        if len(text) < BOOTSTRAP_CHARACTERS_MIN or not _VISIBLE.fullmatch(text):
+            raise ValueError(f"a token has at least {BOOTSTRAP_CHARACTERS_MIN} visible ASCII characters, on one line")
         self.digest = hashlib.sha256(text).digest()
 
     def refresh(self) -> None:
