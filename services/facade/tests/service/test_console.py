@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from facade.console import collector as collecting
 from facade.console.assets import STATIC, load
 from facade.console.collector import LIVE_S, MINUTE_S, Collector
 from facade.console.history import STEP_S
+from facade.console.view import PIECE_NODES
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -222,6 +224,54 @@ async def test_however_large_a_state_is_no_browser_takes_the_stream_for_broken(
     silent_ms = re.search(r"SILENT_MS = (\d+);", (STATIC / "js/lib/live.js").read_text())
     assert silent_ms is not None
     assert 1.0 < await collector.look() < int(silent_ms[1]) / 1000 / 2
+
+
+async def test_requests_are_let_in_between_the_pieces_of_a_look(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=1)
+    (node,) = facade.router.shards[0].nodes.values()
+    status = admin_pb2.StatusResponse(role="leader", commit_index=7)
+
+    async def read() -> Any:
+        return {shard: [(node, status)] * 5 for shard in range(1000)}
+
+    monkeypatch.setattr(facade.router.cluster, "read", read)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    waiting = asyncio.create_task(others())
+    await look(facade)
+    waiting.cancel()
+    # Both for browsers and for the last hour, which has 64 of the shards.
+    assert turns >= (5000 + 64 * 5) / PIECE_NODES
+    assert len(json.loads(facade.application.console.collector.state)["shards"]) == 1000
+
+
+async def test_many_nodes_are_asked_some_at_a_time() -> None:
+    begun: list[int] = []
+    turn = 0
+
+    async def call(number: int) -> int:
+        begun.append(turn)
+        await asyncio.sleep(0)
+        return number
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    waiting = asyncio.create_task(others())
+    assert await cluster_status._all_of(call(number) for number in range(1000)) == list(range(1000))
+    waiting.cancel()
+    assert max(Counter(begun).values()) <= cluster_status.BEGUN_AT_ONCE
 
 
 async def test_a_node_that_does_not_answer_puts_the_next_look_not_off(make_facade: MakeFacade) -> None:

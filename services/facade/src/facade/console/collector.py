@@ -2,7 +2,8 @@
 
 While somebody looks, every ``LIVE_S``; otherwise every ``history.STEP_S``, for the graphs. Must not know HTTP.
 Invariants: (1) what the nodes are asked does not depend on how many look; (2) a state is encoded once, however many get
-it, and whoever is slow gets the newest and not all.
+it, and whoever is slow gets the newest and not all; (3) however many nodes there are, requests wait for a look no
+longer than for a piece of it (``facade.console.view``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -113,11 +114,11 @@ class Collector:
         began_s = self._loop.time()
         statuses = await self._router.cluster.read()
         now_s = self._loop.time()
-        shards = self._views.shards(statuses, now_s)
-        self.state = orjson.dumps(self._document(shards, now_s))
+        encoded = [b",".join(map(orjson.dumps, piece)) async for piece in _apart(self._views.pieces(statuses, now_s))]
+        self.state = orjson.dumps(self._document(orjson.Fragment(b"[%b]" % b",".join(encoded)), now_s))
         self._count_slots(now_s)
         if now_s - self._sampled_s >= STEP_S or not self.history.times:
-            self._sample(statuses, now_s)
+            await self._sample(statuses, now_s)
         self._tell()
         if not self.watchers:
             return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
@@ -147,7 +148,7 @@ class Collector:
         """Waits until there is a newer state."""
         await asyncio.shield(self._news)
 
-    def _document(self, shards: list[dict[str, Any]], now_s: float) -> dict[str, Any]:
+    def _document(self, shards: orjson.Fragment, now_s: float) -> dict[str, Any]:
         router = self._router
         partitions = router.map
         return {
@@ -170,7 +171,7 @@ class Collector:
 
     # The last hour.
 
-    def _sample(self, statuses: Statuses, now_s: float) -> None:
+    async def _sample(self, statuses: Statuses, now_s: float) -> None:
         """Adds what was since the sample before to the last hour, also where there were looks in between."""
         totals, before = self._metrics.totals(), self._totals
         passed_s = max(now_s - self._sampled_s, 0.001)
@@ -184,8 +185,8 @@ class Collector:
             "inflight": self._metrics.inflight,
             "loop_lag_ms": 1000 * self._metrics.loop_lag_s,
         }
-        shards = self._sample_views.shards(dict(islice(statuses.items(), SHARDS_MAX)), now_s)
-        samples = {shard["id"]: shard_sample(shard["nodes"]) for shard in shards}
+        pieces = self._sample_views.pieces(dict(islice(statuses.items(), SHARDS_MAX)), now_s)
+        samples = {shard["id"]: shard_sample(shard["nodes"]) async for piece in _apart(pieces) for shard in piece}
         self.history.add(self._now_us() // 1_000_000, facade, samples)
 
     # Slots.
@@ -239,6 +240,13 @@ class Collector:
             self._asked = dict(list(self._asked.items())[1 - ASKED_MAX :])
             self._asked[ask, shard] = known
         return await asyncio.shield(known[1])
+
+
+async def _apart(pieces: Iterator[list[dict[str, Any]]]) -> AsyncIterator[list[dict[str, Any]]]:
+    """The pieces of some work, between which whatever else waits has its turn."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
 
 
 async def _ask_events(shard: Shard) -> dict[str, Any]:

@@ -3,7 +3,7 @@
  * @module
  */
 
-import { ask, curl, keepSeen, ownHeaders, seenHeaders } from "../lib/api.js";
+import { ask, curl, denied, keepSeen, ownHeaders, problemOf, seenHeaders } from "../lib/api.js";
 import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
@@ -80,13 +80,15 @@ function headersOf(request) {
 /** @param {Request} request @returns {Promise<Answer>} */
 async function run(request) {
   const started = performance.now();
+  const own = ownHeaders();
   const response = await fetch(request.path, {
     method: request.method,
-    headers: { ...ownHeaders(), ...headersOf(request) },
+    headers: { ...own, ...headersOf(request) },
     body: request.body,
     cache: "no-store",
   });
   keepSeen(response);
+  if (response.status === 401) denied(await problemOf(response.clone(), own));
   const body = await response.text();
   const headers = SHOWN.flatMap((name) => {
     const value = response.headers.get(name);

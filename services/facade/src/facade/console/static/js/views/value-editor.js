@@ -3,12 +3,15 @@
  * @module
  */
 
-import { onSession, Problem, randomKey } from "../lib/api.js";
+import { Problem } from "../lib/api.js";
 import { jsonOf, pretty } from "../lib/json.js";
 import { base64url } from "../lib/keys.js";
-import { html, useState } from "../lib/preact.js";
+import { useOnce } from "../lib/once.js";
+import { html, useMemo, useState } from "../lib/preact.js";
+import { onStranger } from "../lib/rights.js";
 import { note, Trouble } from "../lib/ui.js";
 import { readValue, textOf, writeValue } from "../lib/values.js";
+import { Twice } from "./value-shapes.js";
 
 /** @typedef {import("../lib/values.js").Value} Value */
 
@@ -21,7 +24,8 @@ const TEXT_MAX = 1 << 20;
 const drafts = new Map();
 const DRAFTS_MAX = 20;
 
-onSession(() => drafts.clear());
+// Whoever comes back after a session ended finds what they typed; whoever else comes does not.
+onStranger(() => drafts.clear());
 addEventListener("beforeunload", (event) => drafts.size > 0 && event.preventDefault());
 
 /** @param {string} id @param {Value} value @param {string} text */
@@ -78,17 +82,14 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const [conflict, setConflict] = useState(/** @type {{theirs: Value | null} | null} */ (null));
-  // A repetition of what nobody knows the outcome of is the same request, so that it happens once.
-  const [attempt, setAttempt] = useState({ key: randomKey(), of: "" });
+  const once = useOnce();
   const save = async (/** @type {{revision?: string, create?: boolean}} */ condition) => {
     setBusy(true);
     setError(null);
-    const of = JSON.stringify([text, file?.name, contentType, expiry, condition]);
-    const key = attempt.of === of ? attempt.key : randomKey();
-    setAttempt({ key, of });
     try {
       const ttl = expiry.trim();
-      const revision = await writeValue(name, file ?? written, { contentType, ttl, idempotencyKey: key, ...condition });
+      const revision = await once([file ?? written, contentType, ttl, condition.revision, condition.create], (attempt) =>
+        writeValue(name, file ?? written, { contentType, ttl, idempotencyKey: attempt.key, ...condition }));
       note(`Saved as revision ${revision}.`, "good");
       leave(onDone);
       return;
@@ -111,7 +112,8 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
     save({ revision: value.revision });
   };
   const isJson = contentType.split(";")[0].trim().endsWith("json");
-  const wrong = isJson && !file && text !== "" && jsonOf(text) === undefined;
+  const document = useMemo(() => (isJson && !file && text !== "" ? jsonOf(text) : undefined), [isJson, file, text]);
+  const wrong = isJson && !file && text !== "" && document === undefined;
   return html`<form class="editor" onSubmit=${submit}>
     ${readable === null
       ? html`<p class="quiet">This value is not text that can be edited here: choose a file to put in its place.</p>`
@@ -124,6 +126,7 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
     </div>
     ${ends === "mixed" && !file && html`<p class="warn-text">Its lines end in more than one way; once you change it here, all end in LF.</p>`}
     ${wrong && html`<p class="warn-text">This is not valid JSON. It can be saved all the same.</p>`}
+    <${Twice} document=${document} />
     <${Trouble} error=${error} />
     ${conflict &&
     html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${() => leave(onDone)}
