@@ -91,6 +91,11 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         """The newest batches received."""
         self.events: list[admin_pb2.Event] = []
         """What it remembers."""
+        self.events_since: list[int] = []
+        """From when on it was asked for that."""
+        self.start_id = f"start-{self.id}"
+        self.clock_us = 1_000_000
+        """Its wall clock."""
         self.transfer_code = ""
         """The ``doug-code`` with which it refuses to hand leadership over."""
         self.transfer_breaks = False
@@ -201,12 +206,13 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
 
     async def Events(self, request: Any, context: Any) -> admin_pb2.EventsResponse:  # noqa: N802
         await self._wait_while_silent()
+        self.events_since.append(request.since_us)
         found = [event for event in self.events if event.last_time_us >= request.since_us]
         return admin_pb2.EventsResponse(
             node_id=self.id,
             shard=self.shard.id,
-            start_id=f"start-{self.id}",
-            clock_us=1_000_000,
+            start_id=self.start_id,
+            clock_us=self.clock_us,
             forgotten=3,
             cut=len(found) > request.limit,
             events=found[-request.limit :],

@@ -215,7 +215,6 @@ def test_a_right_that_comes_back_is_found_again(open_tab: Callable[..., Tab], un
 
     opened.page.route("**/v1/console/stream", answer)
     opened.page.goto(f"{unguarded.url}/ui/")
-    opened.page.wait_for_selector("text=Sign in to see this.")
     opened.page.wait_for_selector(".connection.live")
     opened.page.wait_for_selector("h1:text-is('Cluster')")
     assert len(asked) == 2

@@ -1,4 +1,4 @@
-"""Asks the nodes once for all browsers: the cluster as it is now, its last hour, and what the nodes did.
+"""Asks the nodes once for all browsers: the cluster as it is now, its members, and its last hour.
 
 While somebody looks, every ``LIVE_S``; otherwise every ``history.STEP_S``, for the graphs. Must not know HTTP.
 Invariants: (1) what the nodes are asked does not depend on how many look; (2) a state is encoded once, however many get
@@ -12,7 +12,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,14 +21,13 @@ import orjson
 from doug_wire.slots import SLOTS
 from facade import __version__
 from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
-from facade.client.operators.cluster_status import Statuses, ask_events
+from facade.client.operators.cluster_status import Statuses
 from facade.client.operators.membership import list_members
 from facade.client.router import Router
 from facade.client.shard import Shard
 from facade.console.history import SHARDS_MAX, STEP_S, History, percentile_ms, shard_sample
 from facade.console.view import Views
 from facade.routes.operators.members import members_view
-from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
 
 LIVE_S = 0.51
@@ -39,11 +38,8 @@ LIVE_MAX_S = 4.0
 """The longest from look to look while somebody looks: a browser takes a stream for broken after 8 s without a word."""
 FRESH_S = 1.0
 """So long an answer about one shard is told again."""
-EVENTS_MAX = 2000
 ASKED_MAX = 32
-"""So many answers about shards are kept: the events of one are up to 2 MB."""
-EXACT_MAX = (1 << 53) - 1
-"""The largest whole number that JavaScript tells from its neighbours."""
+"""So many answers about shards are kept."""
 MINUTE_S = 60.0
 MINUTES = 60
 
@@ -217,10 +213,6 @@ class Collector:
 
     # What nodes are asked for about one shard, once for all who look at it.
 
-    async def events(self, shard: int) -> dict[str, Any]:
-        """The events of a shard's nodes, as they told them at most ``FRESH_S`` ago."""
-        return await self._ask(_ask_events, shard)
-
     async def members(self, shard: int) -> dict[str, Any]:
         """The members of a shard, as its leader told them at most ``FRESH_S`` ago.
 
@@ -249,20 +241,7 @@ async def _apart(pieces: Iterator[list[dict[str, Any]]]) -> AsyncIterator[list[d
         await asyncio.sleep(0)
 
 
-async def _ask_events(shard: Shard) -> dict[str, Any]:
-    answers = await ask_events(shard, 0, EVENTS_MAX)
-    document = events_view(shard.id, answers, EVENTS_MAX).model_dump()
-    for event in document["events"]:
-        event["details"] = _exact(event["details"])
-    return document
-
-
 async def _ask_members(shard: Shard) -> dict[str, Any]:
     answer = await list_members(shard)
     shard.learn_members(answer)
     return members_view(shard.id, answer).model_dump()
-
-
-def _exact(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The details of an event, with numbers as text that a browser would round, such as an incarnation."""
-    return {name: str(each) if type(each) is int and abs(each) > EXACT_MAX else each for name, each in details.items()}

@@ -7,7 +7,7 @@ Must not know HTTP. Invariants: (1) nodes are asked at most every ``FRESH_S``, h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from doug.v1 import admin_pb2
@@ -59,13 +59,13 @@ async def ask_statuses(shards: list[Shard]) -> Statuses:
     return {shard.id: [(node, known[node]) for node in shard.expected if node in known] for shard in shards}
 
 
-async def ask_events(shard: Shard, since_us: int, limit: int) -> Events:
-    """Asks every node of a shard for its newest events, all at once.
+async def ask_events(shard: Shard, since_us: Callable[[Node], int], limit: int) -> Events:
+    """Asks every node of a shard for its newest events since a time, all at once.
 
     Nodes that were removed are asked too, but do not count as missing when they do not answer.
     """
     nodes = tuple(shard.nodes.values())
-    answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
+    answers = await asyncio.gather(*(node.events(since_us(node), limit, EVENTS_TIMEOUT_S) for node in nodes))
     return [
         (node, answer)
         for node, answer in zip(nodes, answers, strict=True)

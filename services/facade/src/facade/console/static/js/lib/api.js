@@ -55,7 +55,7 @@ function tellSession(what) {
 }
 
 addEventListener("storage", (event) => {
-  if (event.key === LEFT) tellSession("out");
+  if (event.key === LEFT && event.newValue !== null) tellSession("out");
   if (event.key === CSRF) tellSession(event.newValue === null ? "ended" : "in");
 });
 
@@ -72,6 +72,7 @@ export async function signOut() {
   } finally {
     localStorage.removeItem(CSRF);
     localStorage.setItem(LEFT, randomKey());
+    localStorage.removeItem(LEFT);
     tellSession("out");
   }
 }
