@@ -19,7 +19,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 .PHONY: help setup run check lint bandit audit types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
 .PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
-.PHONY: chart chart-check chart-tools chart-package release images base-image kind-up kind-down minikube-up
+.PHONY: chart chart-check chart-tools chart-package version release images base-image kind-up kind-down minikube-up
 .PHONY: bench bench-console bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools stream-tools
 .PHONY: client client-check vendor pictures console-types observe dashboards dashboards-check certs
 
@@ -237,10 +237,14 @@ chart-tools: setup ## Install helm and the linters that the chart's tests use; w
 	$(BIN)/python tools/helm_tools.py
 
 chart-package: chart-tools ## The chart as a package in dist/, with its checksum
-	$(BIN)/python tools/release.py --chart-only
+	$(BIN)/python -m tools.release --chart-only
+
+version: setup ## The one version of all parts, or another one for all of them: make version TO=0.2.0
+	$(BIN)/python -m tools.version $(TO)
+	$(if $(TO),$(MAKE) setup chart)
 
 release: chart-tools ## Wheels, images, chart, SBOM, notes and checksums in dist/; nothing is published
-	$(BIN)/python tools/release.py $(ARGS)
+	$(BIN)/python -m tools.release $(ARGS)
 
 images: ## Build the images of both services, with podman or docker
 	sh tools/images.sh

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from tools import release
+from tools import release, version
 from tools.helm_chart import find_helm
 
 CHANGELOG = """# Changelog
@@ -28,25 +29,58 @@ CHANGELOG = """# Changelog
 """
 
 
-def copy_of(root: Path) -> Path:
-    for path in (*(f"{folder}/pyproject.toml" for folder in release.PACKAGES.values()), *release.MODULES,
-                 f"{release.CHART}/Chart.yaml"):  # fmt: skip
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(release.ROOT / path, root / path)
-    return root
+PARTS = sorted({path for path, _ in version.places(version.ROOT)})
 
 
-def test_all_parts_of_this_tree_have_one_version() -> None:
-    assert release.one_version(release.ROOT).count(".") == 2
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of whatever says the version."""
+    for path in PARTS:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(version.ROOT / path, tmp_path / path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("part", ["services/facade/pyproject.toml", release.MODULES[0], f"{release.CHART}/Chart.yaml"])
-def test_a_part_with_another_version_is_named(part: str, tmp_path: Path) -> None:
-    path = copy_of(tmp_path) / part
-    path.write_text(path.read_text().replace(release.one_version(tmp_path), "9.9.9"))
-    with pytest.raises(release.ReleaseError, match=r"9\.9\.9") as raised:
-        release.one_version(tmp_path)
-    assert part in str(raised.value)
+def test_all_parts_of_this_tree_have_one_version_which_is_the_newest_of_the_changelog() -> None:
+    newest = re.findall(r"^## \[(\d[^\]]*)\](.*)$", (version.ROOT / "CHANGELOG.md").read_text(), re.M)[0]
+    assert newest[0] == version.one_version()
+    assert re.fullmatch(r" - \d{4}-\d\d-\d\d", newest[1])
+
+
+def test_documents_that_name_images_are_among_the_parts() -> None:
+    assert {"docs/kubernetes.md", "uv.lock", version.CHART} <= set(PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_with_another_version_is_named(part: str, tree: Path) -> None:
+    path, own = tree / part, version.one_version(tree)
+    path.write_text(path.read_text().replace(own, "9.9.9", 1))
+    with pytest.raises(version.VersionError, match=rf" 9\.9\.9 +{part}:\d") as raised:
+        version.one_version(tree)
+    assert f"{own} " in str(raised.value)
+
+
+def test_all_parts_get_another_version_together(tree: Path) -> None:
+    own = version.one_version(tree)
+    before = {part: (tree / part).read_text() for part in PARTS}
+    (tree / PARTS[0]).write_text(before[PARTS[0]].replace(own, "9.9.9"))
+    version.give(tree, "1.0.0rc1")
+    assert version.one_version(tree) == "1.0.0rc1"
+    # Nothing else was touched: back it is what it was.
+    version.give(tree, own)
+    assert {part: (tree / part).read_text() for part in PARTS} == before
+
+
+def test_what_is_no_version_is_given_to_nothing(tree: Path) -> None:
+    own = version.one_version(tree)
+    for text in ("v1.0.0", "1.0", "1.0.0-next", ""):
+        with pytest.raises(version.VersionError, match="is no version"):
+            version.give(tree, text)
+    (tree / "pyproject.toml").write_text("")
+    with pytest.raises(version.VersionError, match=r"in pyproject\.toml$"):
+        version.give(tree, "9.9.9")
+    with pytest.raises(version.VersionError, match=rf"{own} .*\n.*none +pyproject\.toml$"):
+        version.one_version(tree)
 
 
 def test_notes_are_the_section_of_the_version_or_what_is_unreleased() -> None:
@@ -83,6 +117,6 @@ def test_a_client_that_does_not_work_alone_is_no_release(tmp_path: Path) -> None
 @pytest.mark.skipif(find_helm() is None, reason="helm is not installed (make chart-tools)")
 def test_the_charts_package_has_the_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert release.main(["--chart-only", "--out", str(tmp_path)]) == 0
-    name = f"dougdb-{release.one_version(release.ROOT)}.tgz"
+    name = f"dougdb-{version.one_version()}.tgz"
     assert (tmp_path / name).exists()
     assert capsys.readouterr().out.endswith(f"  {name}\n")

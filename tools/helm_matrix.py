@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools.version import one_version
+
 KIND = str(Path(__file__).resolve().parent.parent / "deploy" / "helm" / "dougdb" / "values-kind.yaml")
 OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 MATRIX: dict[str, tuple[str, ...]] = {
@@ -71,7 +73,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "--set-json",
         'raft={"hostUsers":false,"dnsConfig":{"options":[{"name":"ndots","value":"1"}]},'
         '"resizePolicy":[{"resourceName":"cpu","restartPolicy":"NotRequired"}],'
-        '"sidecars":[{"name":"log","image":"docker.io/dougdb/facade:0.1.0"}]}',
+        f'"sidecars":[{{"name":"log","image":"docker.io/dougdb/facade:{one_version()}"}}]}}',
     ),
     "no rights, and no zones": ("--set", "discovery.rbac=false,zoneLabel="),
     "zones by another label": ("--set", "zoneLabel=example.org/zone,raft.podLabels.example\\.org/zone=a"),

@@ -1,6 +1,6 @@
 """Makes a release in dist/: wheels, the chart, its images, an SBOM, notes and checksums. Nothing is published.
 
-    python tools/release.py [--out dist] [--without-images] [--chart-only]
+    python -m tools.release [--out dist] [--without-images] [--chart-only]
 
 All parts carry one version; a part with another one is named, and nothing is made. The client's wheel is then installed
 alone into an empty environment, as a user would. docs/releasing.md says what a maintainer does with the result.
@@ -16,61 +16,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools.version import ROOT, VersionError, one_version
+
 UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
 CHART = Path("deploy/helm/dougdb")
-PACKAGES = {
-    "dougdb": "clients/python",
-    "dougdb-protos": "protos",
-    "facade": "services/facade",
-    "raft-node": "services/raft-node",
-}
-MODULES = (
-    "clients/python/src/dougdb/__init__.py",
-    "protos/wire/doug_wire/__init__.py",
-    "services/facade/src/facade/__init__.py",
-    "services/raft-node/src/raft_node/__init__.py",
-)
+PACKAGES = ("dougdb", "dougdb-protos", "facade", "raft-node")
 IMAGES = ("raft-node", "facade")
 
 
 class ReleaseError(Exception):
     """A release cannot be made of this tree; the message says why."""
-
-
-def versions(root: Path) -> dict[str, str]:
-    """The version that each part says it has, by file."""
-    found = {}
-    for folder in PACKAGES.values():
-        path = f"{folder}/pyproject.toml"
-        found[path] = str(tomllib.loads((root / path).read_text())["project"]["version"])
-    for path in MODULES:
-        match = re.search(r'^__version__ = "([^"]+)"$', (root / path).read_text(), re.M)
-        found[path] = match[1] if match else "none"
-    chart = (root / CHART / "Chart.yaml").read_text()
-    for key in ("version", "appVersion"):
-        match = re.search(rf'^{key}: *"?([^"\n]+)"?$', chart, re.M)
-        found[f"{CHART}/Chart.yaml ({key})"] = match[1] if match else "none"
-    return found
-
-
-def one_version(root: Path) -> str:
-    """The version of all parts.
-
-    Raises:
-        ReleaseError: They have not the same.
-    """
-    found = versions(root)
-    if len(set(found.values())) != 1:
-        told = "\n".join(f"  {version:10} {path}" for path, version in sorted(found.items()))
-        raise ReleaseError(f"all parts of a release have one version:\n{told}")
-    return next(iter(found.values()))
 
 
 def notes(changelog: str, version: str) -> str:
@@ -180,8 +140,9 @@ def release(out: Path, with_images: bool) -> str:
 
     Raises:
         ReleaseError: Something is not as a release has it.
+        VersionError: The parts have not one version.
     """
-    version = one_version(ROOT)
+    version = one_version()
     text = notes((ROOT / "CHANGELOG.md").read_text(), version)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -213,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (out / "SHA256SUMS").write_text(checksums(out))
         else:
             release(out, not options.without_images)
-    except ReleaseError as error:
+    except (ReleaseError, VersionError) as error:
         print(f"release: {error}", file=sys.stderr)
         return 1
     print((out / "SHA256SUMS").read_text(), end="")

@@ -29,6 +29,7 @@ from tools.helm_tools import TOOLS
 from tools.kubernetes import build, machine
 from tools.kubernetes.layout import Layout
 from tools.kubernetes.timely import Timely
+from tools.version import one_version
 
 SCENARIOS = "tests/integration/kubernetes/cluster"
 IMAGES = ("raft-node", "facade")
@@ -58,12 +59,6 @@ def run_in(layout: Layout, *words: str) -> int:
     }
     command = machine.enter(layout, words, network_only=True)
     return subprocess.run(command, env=environment, check=False).returncode
-
-
-def version() -> str:
-    """The images' tag."""
-    (line,) = [one for one in (CHART / "Chart.yaml").read_text().splitlines() if one.startswith("appVersion:")]
-    return line.partition(":")[2].strip().strip('"')
 
 
 def engine() -> str:
@@ -99,7 +94,7 @@ def load(layout: Layout) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in IMAGES:
             archive = Path(folder, f"{name}.tar")
-            image = f"docker.io/dougdb/{name}:{version()}"
+            image = f"docker.io/dougdb/{name}:{one_version()}"
             subprocess.run([program, "save", "--output", str(archive), image], check=True, capture_output=True)
             machine.call(layout, "load", str(archive))
             archive.unlink()

@@ -4,4 +4,4 @@ Batches cross the network as one blob of fixed-layout records, because building 
 record costs fifty times as much as a blob does. What lives here must be byte-stable and free of I/O.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from bench.cluster import Cluster
-from integration.browser.conftest import Served, Tab, put
-from integration.browser.test_browser_signed_in import sign_in
+from integration.browser.conftest import Served, Tab, put, sign_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 

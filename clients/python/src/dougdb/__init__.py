@@ -37,7 +37,7 @@ from dougdb.ranges import Deletion, Entry, Page
 from dougdb.shapes import ClusterStatus, Consistency, NodeStatus, Receipt, ShardStatus, Value, bounded
 from dougdb.watches import Change
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AsyncDougClient",

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from facade import __version__
+
 MakeFacade = Callable[..., Awaitable[Any]]
 
 KEY = "/v1/kv/{key}"
@@ -75,7 +77,7 @@ async def test_shards_and_the_map_are_shown(make_facade: MakeFacade) -> None:
         for shard in ("0", "1")
     )
     assert batches == 1
-    assert 'dougdb_build_info{commit="",version="0.1.0"} 1.0' in text
+    assert f'dougdb_build_info{{commit="",version="{__version__}"}} 1.0' in text
 
 
 async def test_the_latency_keeps_its_old_name_too(make_facade: MakeFacade) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from doug.v1 import admin_pb2
 from doug_wire.slots import SLOTS, slot_of
+from facade import __version__
 from facade.client.node import Clock, clock_between
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -89,7 +90,11 @@ async def test_partitions_version_and_metrics(make_facade: MakeFacade) -> None:
     assert (await facade.http.get("/v1/partitions")).json() == {
         "epoch": 1, "slots": [{"from": 0, "to": 511, "shard": 0}, {"from": 512, "to": 1023, "shard": 1}],
     }  # fmt: skip
-    assert (await facade.http.get("/v1/version")).json() == {"name": "facade", "version": "0.1.0", "facade_id": "f7"}
+    assert (await facade.http.get("/v1/version")).json() == {
+        "name": "facade",
+        "version": __version__,
+        "facade_id": "f7",
+    }
     await facade.http.put("/v1/kv/k", content=b"v")
     text = (await facade.http.get("/metrics")).text
     labels = 'code="200",consistency="linearizable",method="PUT",route="/v1/kv/{key}"'

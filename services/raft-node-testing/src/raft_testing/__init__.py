@@ -4,4 +4,4 @@ Nothing of the product imports this package, and no image contains it. All rando
 test seeds, so that a failure can be replayed from the seed it printed.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

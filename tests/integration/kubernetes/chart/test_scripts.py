@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from tools.helm_chart import ROOT
 from tools.helm_tools import TOOLS
+from tools.version import one_version
 
 SHELLCHECK = TOOLS / "bin" / "shellcheck"
 SCRIPTS = sorted([*(ROOT / "tools").rglob("*.sh"), ROOT / ".ci" / "run"])
-VERSION = "0.1.0"
+VERSION = one_version()
 RAFT_NODE, FACADE = f"docker.io/dougdb/raft-node:{VERSION}", f"docker.io/dougdb/facade:{VERSION}"
 
 PLAYED = """#!/bin/sh

@@ -35,6 +35,7 @@ from integration.observed import vectors
 from tools.helm_chart import CHART
 from tools.helm_tools import TOOLS
 from tools.rendering import Object, named, render
+from tools.version import one_version
 
 from raft_testing.linearizability import check_history
 
@@ -57,7 +58,7 @@ def options(words: list[str], name: str) -> list[str]:
 
 def test_a_container_is_what_the_chart_says(objects: list[Object]) -> None:
     words = container_words(objects, named(objects, "StatefulSet", "dougdb-s1"), "dougdb-s1-3", "x", SECRETS)
-    assert words[-1] == "docker.io/dougdb/raft-node:0.1.0"
+    assert words[-1] == f"docker.io/dougdb/raft-node:{one_version()}"
     environment = dict(pair.split("=", 1) for pair in options(words, "--env"))
     assert environment["DOUGDB_NODE_ID"] == "dougdb-s1-3"
     assert environment["DOUGDB_ELECTION_TIMEOUT_MS"] == "1000"

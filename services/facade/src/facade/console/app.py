@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from itertools import zip_longest
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -157,7 +156,8 @@ class DataApp(RawApp):
         cursors = given.get(b"after", b"").split(b",")
         if not shards or len(cursors) > len(shards):
             raise BadRequestError("bad_parameter", "shards names some shards, and after a cursor for each of them.")
-        asked = zip_longest(shards, cursors, fillvalue=b"")
+        cursors += [b""] * (len(shards) - len(cursors))
+        asked = zip(shards, cursors, strict=True)
         told = await asyncio.gather(*(self._timelines.read(shard, cursor) for shard, cursor in asked))
         return b'{"shards":[%b]}' % b",".join(told)
 

@@ -21,7 +21,7 @@ from integration.kubernetes.cluster.driver import call_program, wait_for
 from integration.kubernetes.cluster.helm import HELM_S, Release, namespace, program
 from integration.kubernetes.cluster.kubectl import POD_NETWORK
 from integration.kubernetes.cluster.scenarios.judged import judge
-from tools.kubernetes.__main__ import version
+from tools.version import one_version
 
 Figure = Callable[[str], None]
 BACKED_UP = ("--set", "backup.enabled=true")
@@ -109,7 +109,7 @@ def test_every_pod_is_evicted_under_load(release: Release, figure: Figure) -> No
 def test_an_upgrade_to_other_images_under_load_fails_no_request(release: Release, figure: Figure) -> None:
     """Of both services, and back again by helm's rollback. They are the same images under another tag."""
     before = release.runs()
-    tags = f"raft.image.tag={version()}-next,facade.image.tag={version()}-next"
+    tags = f"raft.image.tag={one_version()}-next,facade.image.tag={one_version()}-next"
     with release.loaded() as report:
         release.deploy(*BACKED_UP, "--set", tags)
         release.settled()
@@ -119,7 +119,7 @@ def test_an_upgrade_to_other_images_under_load_fails_no_request(release: Release
         assert run.returncode == 0, run.stderr
         release.settled()
     judge(report, figure, "an upgrade to other images, and back")
-    assert images == {f"docker.io/dougdb/raft-node:{version()}-next"}
+    assert images == {f"docker.io/dougdb/raft-node:{one_version()}-next"}
     assert not set(before.values()) & set(upgraded.values())
     assert not set(upgraded.values()) & set(release.runs().values())
 

@@ -9,7 +9,8 @@ import { base64url } from "../lib/keys.js";
 import { useOnce } from "../lib/once.js";
 import { html, useMemo, useState } from "../lib/preact.js";
 import { onStranger } from "../lib/rights.js";
-import { note, Trouble } from "../lib/ui.js";
+import { putLine } from "../lib/shell.js";
+import { Command, note, Trouble } from "../lib/ui.js";
 import { readValue, textOf, writeValue } from "../lib/values.js";
 import { Twice } from "./value-shapes.js";
 
@@ -128,6 +129,7 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
     ${wrong && html`<p class="warn-text">This is not valid JSON. It can be saved all the same.</p>`}
     <${Twice} document=${document} />
     <${Trouble} error=${error} />
+    ${!conflict && html`<${Command} text=${putLine(name, file || readable === null ? null : written, { contentType, revision: value.revision, ttl: expiry.trim() })} />`}
     ${conflict &&
     html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${() => leave(onDone)}
       onMine=${() => { const { theirs } = conflict; setConflict(null); save(theirs ? { revision: theirs.revision } : { create: true }); }} />`}
