@@ -249,3 +249,98 @@ def test_what_was_typed_outlives_the_session_and_goes_with_whoever_typed_it(
     page.click("button:text-is('Edit')")
     assert page.input_value(".editor textarea") == "much work"
     assert opened.complaints == []
+
+
+def test_what_was_typed_for_a_new_key_is_there_again_after_the_dialog_was_closed(
+    tab: Callable[..., Tab], cluster: Cluster
+) -> None:
+    opened = tab()
+    page = opened.show("#/keys")
+    page.click("button:text-is('New key')")
+    page.fill("dialog label:has-text('Key') input", "closed")
+    page.fill("dialog textarea", "much work")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    page.click("button:text-is('New key')")
+    page.wait_for_selector("dialog >> text=What you typed before is here again.")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector(".one pre >> text=much work")
+    page.click("button:text-is('New key')")
+    assert page.input_value("dialog textarea") == ""
+    page.fill("dialog textarea", "not meant")
+    page.keyboard.press("Escape")
+    page.click("button:text-is('New key')")
+    page.click("dialog button:text-is('Begin anew')")
+    assert page.input_value("dialog textarea") == ""
+    opened.check()
+
+
+def test_whoever_leaves_a_key_while_it_is_saved_is_told_and_stays_where_they_are(
+    tab: Callable[..., Tab], cluster: Cluster
+) -> None:
+    put(cluster, "slow/one", b"first")
+    put(cluster, "slow/two", b"other")
+    opened = tab()
+    waiting: list[Any] = []
+    opened.page.route(
+        "**/v1/kv/slow*", lambda route: waiting.append(route) if route.request.method == "PUT" else route.fallback()
+    )
+    page = opened.show("#/keys?prefix=slow%2F&key=slow%2Fone")
+    for end, told in (
+        ("abort", "slow/one was not saved: The facade does not answer."),
+        ("continue_", "slow/one is saved"),
+    ):
+        page.click("button:text-is('Edit')")
+        if end == "abort":
+            page.fill(".editor textarea", "much work")
+        assert page.input_value(".editor textarea") == "much work", "it was kept when saving failed"
+        page.click("button:text-is('Save')")
+        page.wait_for_selector(".editor textarea[readonly]")
+        page.click(".leaf:has-text('two')")
+        page.wait_for_selector(".one pre >> text=other")
+        getattr(waiting.pop(), end)()
+        page.wait_for_selector(f".note >> text={told}")
+        assert "key=slow%2Ftwo" in page.url
+        page.click(".leaf:has-text('one')")
+        page.wait_for_selector(".one h2:has-text('slow/one')")
+    page.wait_for_selector(".one pre >> text=much work")
+    page.click("button:text-is('Edit')")
+    assert page.locator("text=What you typed before is here again").count() == 0
+    assert opened.complaints == []
+
+
+def test_a_key_is_made_once_though_the_facade_is_started_anew_meanwhile(
+    tab: Callable[..., Tab], cluster: Cluster
+) -> None:
+    opened = tab()
+    page = opened.show("#/keys")
+    keys = drop_answers(page, "PUT", "**/v1/kv/anew*")
+    page.click("button:text-is('New key')")
+    page.fill("dialog label:has-text('Key') input", "anew")
+    page.fill("dialog textarea", "made once")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector("dialog >> text=The facade does not answer.")
+    cluster.kill("facade")
+    page.wait_for_selector(".connection.lost")
+    page.wait_for_selector(".connection.live")
+    page.click("dialog button:text-is('Create')")
+    page.wait_for_selector(".one pre >> text=made once")
+    assert len(keys) >= 2 and len(set(keys)) == 1
+    assert opened.complaints == []
+
+
+def test_a_file_that_is_no_utf_8_is_not_imported_as_something_else(tab: Callable[..., Tab], cluster: Cluster) -> None:
+    opened = tab()
+    page = opened.show("#/keys?prefix=import%2F")
+    line = '{"key": "import/a", "value": "\u00e9", "encoding": "utf-8"}\n'
+    for encoding, told in (("latin-1", "The file is no UTF-8"), ("utf-8-sig", "1 key imported")):
+        page.select_option("select[aria-label='Do with all of these']", "import")
+        page.set_input_files(
+            "dialog input[type=file]", {"name": "f.ndjson", "mimeType": "", "buffer": line.encode(encoding)}
+        )
+        page.click("dialog button:text-is('Import')")
+        page.wait_for_selector(f"text={told}")
+        if encoding == "latin-1":
+            page.click("dialog button:text-is('Cancel')")
+    assert cluster.request("GET", "/v1/kv/import/a").body == "\u00e9".encode()
+    opened.check()

@@ -4,6 +4,7 @@
  */
 
 import { ask, facadeNow, Problem } from "../lib/api.js";
+import { draftOf, dropDraft, keepDraft } from "../lib/drafts.js";
 import { plural } from "../lib/format.js";
 import { bytesOf, keyTyped, same, shown, toBase64 } from "../lib/keys.js";
 import { useOnce } from "../lib/once.js";
@@ -15,6 +16,9 @@ import { removeValue, writeValue } from "../lib/values.js";
 /** @typedef {import("../lib/keys.js").Key} Key */
 /** @typedef {import("../lib/values.js").Value} Value */
 /** @typedef {import("../lib/once.js").Attempt} Attempt */
+
+/** What is typed of a key that is not made yet. */
+const NEW = "new";
 
 /**
  * Does something under a condition, and says in words what it means that it does not hold.
@@ -38,16 +42,21 @@ function Meant({ typed }) {
 
 /** @param {{prefix: string, onClose: () => void, onMade: (key: Key) => void}} properties `prefix` is as `shown` shows it. */
 export function NewKey({ prefix, onClose, onMade }) {
-  const [name, setName] = useState(prefix);
-  const [text, setText] = useState("");
-  const [contentType, setContentType] = useState("text/plain");
-  const [ttl, setTtl] = useState("");
+  const empty = { name: prefix, text: "", contentType: "text/plain", ttl: "" };
+  const [draft] = useState(draftOf(NEW));
+  const [fields, setFields] = useState(/** @type {typeof empty} */ (draft ?? empty));
+  const { name, text, contentType, ttl } = fields;
   const [file, setFile] = useState(/** @type {File | null} */ (null));
+  const type = (/** @type {Partial<typeof empty>} */ typed) => {
+    const next = { ...fields, ...typed };
+    setFields(next);
+    // A dialog is closed by one key: what was typed is there again when it is opened again.
+    if (next.text) keepDraft(NEW, next);
+    else dropDraft(NEW);
+  };
   const choose = (/** @type {File | undefined} */ chosen) => {
     setFile(chosen ?? null);
-    if (!chosen) return;
-    setContentType(chosen.type || "application/octet-stream");
-    if (name === prefix) setName(prefix + chosen.name);
+    if (chosen) type({ contentType: chosen.type || "application/octet-stream", ...(name === prefix && { name: prefix + chosen.name }) });
   };
   const once = useOnce();
   const make = async () => {
@@ -55,18 +64,20 @@ export function NewKey({ prefix, onClose, onMade }) {
     const lasts = ttl.trim();
     const made = once([name, file ?? text, contentType, lasts], (attempt) => writeValue(key, file ?? text, { contentType, ttl: lasts, create: true, idempotencyKey: attempt.key }));
     const revision = await unless("This key is there already. Nothing was changed.", made);
-    note(`Made as revision ${revision}.`, "good");
-    onMade(key);
+    note(`${shown(key)} is made, as revision ${revision}.`, "good");
+    dropDraft(NEW);
+    return key;
   };
-  const field = (/** @type {(text: string) => void} */ set) => (/** @type {any} */ event) => set(event.target.value);
-  return html`<${Confirm} title="New key" verb="Create" ready=${name !== ""} onDo=${make} onClose=${onClose}>
-    <label>Key <input class="mono" value=${name} onInput=${field(setName)} autocomplete="off" spellcheck=${false} /></label>
+  const field = (/** @type {string} */ which) => (/** @type {any} */ event) => type({ [which]: event.target.value });
+  return html`<${Confirm} title="New key" verb="Create" ready=${name !== ""} onDo=${make} onDone=${onMade} onClose=${onClose}>
+    ${draft && fields === draft && html`<p class="quiet">What you typed before is here again. <button type="button" class="small" onClick=${() => type(empty)}>Begin anew</button></p>`}
+    <label>Key <input class="mono" value=${name} onInput=${field("name")} autocomplete="off" spellcheck=${false} /></label>
     <${Meant} typed=${name} />
-    <label>Value <textarea class="code" value=${text} disabled=${file !== null} onInput=${field(setText)} spellcheck=${false}></textarea></label>
+    <label>Value <textarea class="code" value=${text} disabled=${file !== null} onInput=${field("text")} spellcheck=${false}></textarea></label>
     <label>Or a file <input type="file" onChange=${(/** @type {any} */ event) => choose(event.target.files[0])} /></label>
     <div class="row fields">
-      <label class="grow">Content type <input value=${contentType} onInput=${field(setContentType)} spellcheck=${false} /></label>
-      <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field(setTtl)} autocomplete="off" /></label>
+      <label class="grow">Content type <input value=${contentType} onInput=${field("contentType")} spellcheck=${false} /></label>
+      <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field("ttl")} autocomplete="off" /></label>
     </div>
     <p class="quiet">If the key is there already, nothing is changed.</p>
     ${name !== "" && html`<${Command} text=${putLine(keyTyped(name), file ? null : text, { contentType, ttl: ttl.trim() })} />`}
@@ -137,9 +148,9 @@ export function RenameKey({ name, value, onClose, onMoved }) {
       return copies ? copy(to, value, attempt) : rename(name, to, value, attempt);
     });
     note(copies ? `Copied to ${shown(to)}.` : `Renamed to ${shown(to)}, ${how}.`, "good");
-    onMoved(to);
+    return to;
   };
-  return html`<${Confirm} title="Rename or copy" verb=${copies ? "Copy" : "Rename"} ready=${text !== "" && !same(name, to)} onDo=${move} onClose=${onClose}>
+  return html`<${Confirm} title="Rename or copy" verb=${copies ? "Copy" : "Rename"} ready=${text !== "" && !same(name, to)} onDo=${move} onDone=${onMoved} onClose=${onClose}>
     <p class="mono key-name">${shown(name)}</p>
     <label>New key <input class="mono" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} autocomplete="off" spellcheck=${false} /></label>
     <${Meant} typed=${text} />
@@ -154,9 +165,8 @@ export function DeleteKey({ name, value, onClose, onGone }) {
     const removed = once([value.revision], (attempt) => removeValue(name, value.revision, attempt.key));
     await unless("Somebody changed this key meanwhile. It was not deleted: read it again.", removed);
     note(`${shown(name)} is deleted.`, "good");
-    onGone();
   };
-  return html`<${Confirm} title="Delete this key?" verb="Delete" danger onDo=${remove} onClose=${onClose}>
+  return html`<${Confirm} title="Delete this key?" verb="Delete" danger onDo=${remove} onDone=${onGone} onClose=${onClose}>
     <p class="mono key-name">${shown(name)}</p>
     <p>It is deleted only if revision ${value.revision} is still there.</p>
     <${Command} text=${deleteLine(name, value.revision)} />

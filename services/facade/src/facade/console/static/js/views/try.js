@@ -3,11 +3,11 @@
  * @module
  */
 
-import { ask, denied, keepSeen, ownHeaders, problemOf, seenHeaders } from "../lib/api.js";
+import { ask, denied, keepSeen, ownHeaders, problemOf, read, seenHeaders } from "../lib/api.js";
 import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
-import { html, useState } from "../lib/preact.js";
+import { html, useEffect, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { curl } from "../lib/shell.js";
 import { Act, Card, Command, note, Role, Trouble, Wide } from "../lib/ui.js";
@@ -160,6 +160,8 @@ function Faults({ shard }) {
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const why = useRights().lacks("admin:members");
   const leader = leaderOf(shard);
+  // The facade keeps what was told once: whoever looks at the timeline afterwards sees what the killed node did before.
+  useEffect(() => void read(`/v1/console/events?shards=${shard.id}`).catch(() => {}), [shard.id]);
   const act = async (/** @type {string} */ node, /** @type {string} */ wish) => {
     setError(null);
     try {
