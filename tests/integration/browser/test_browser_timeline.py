@@ -28,6 +28,8 @@ def events(*happened: Happened) -> dict[str, Any]:
     now_us = time.time_ns() // 1000
     return {
         "shard": 0,
+        "cursor": "0000000a-3",
+        "whole": True,
         "unreachable": [],
         "cut": False,
         "events": [
@@ -36,6 +38,7 @@ def events(*happened: Happened) -> dict[str, Any]:
                 "start_id": "s",
                 "sequence": number,
                 "time_us": now_us - round(ago_s * 1e6),
+                "at_us": now_us - round(ago_s * 1e6),
                 "monotonic_us": number,
                 "term": 3,
                 "name": name,
@@ -55,7 +58,13 @@ def shown(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]
     def show(*happened: Happened, cut: bool = False, **options: Any) -> Tab:
         told = events(*(happened or OPEN)) | {"cut": cut}
         tab = open_tab(unguarded, **options)
-        tab.page.route("**/v1/console/events?*", lambda route: route.fulfill(json=told))
+
+        def answer(route: Any) -> None:
+            # What was told once is not told again.
+            new = told if route.request.url.endswith("after=") else told | {"whole": False, "events": []}
+            route.fulfill(json={"shards": [new]})
+
+        tab.page.route("**/v1/console/events?*", answer)
         tab.show("#/timeline?shard=0")
         tab.page.wait_for_selector("tbody tr >> nth=0")
         return tab

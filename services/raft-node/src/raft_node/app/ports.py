@@ -29,6 +29,7 @@ from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug.callers import Callers
 from raft_node.rpc.doug.guest_limits import GuestLimits
+from raft_node.rpc.doug.guest_room import parts_of
 from raft_node.rpc.doug.guests import Guests
 from raft_node.rpc.doug.service import DougService
 from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, SCAN, Behaviour, HotStream
@@ -149,6 +150,7 @@ def _callers(context: Context, guests: Guests) -> Callers:
     limits = GuestLimits(
         settings.client_requests_per_s,
         settings.address_requests_per_s,
+        parts_of(settings.scans_max, settings.watches_max),
         _log.warning,
         lambda limit: metrics.calls_limited[limit].inc(),
     )

@@ -3,9 +3,9 @@
  * @module
  */
 
-import { read } from "../lib/api.js";
+import { onSession, read } from "../lib/api.js";
 import { count } from "../lib/format.js";
-import { base64url, bytesOf, keyForLink, keyFromLink, keyOf, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
+import { base64url, bytesOf, keyForLink, keyFromLink, keyOf, keyTyped, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
 import { go, link } from "../lib/places.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
@@ -230,7 +230,7 @@ function Crumbs({ prefix, delimiter }) {
   const label = (/** @type {string} */ part, /** @type {number} */ place) => shown(textKey(part.slice(place ? parts[place - 1].length : 0)));
   return html`<nav class="crumbs" aria-label="Prefixes">
     <a href=${link(["keys"])}>all keys</a>
-    ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: part })}>${label(part, place)}</a></span>`)}
+    ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: keyForLink(textKey(part)) })}>${label(part, place)}</a></span>`)}
   </nav>`;
 }
 
@@ -246,7 +246,7 @@ export function KeysView({ place }) {
   const [search, setSearch] = useState(shown(prefix));
   const [turn, setTurn] = useState(0);
   const [makes, setMakes] = useState(false);
-  useEffect(() => setSearch("text" in prefix ? prefix.text : shown(prefix)), [prefixText]);
+  useEffect(() => setSearch(shown(prefix)), [prefixText]);
   const to = (/** @type {{prefix?: Key, key?: Key | null, consistency?: string, slot?: string}} */ change) => {
     const key = change.key === undefined ? selected : change.key;
     go(
@@ -263,13 +263,15 @@ export function KeysView({ place }) {
     localStorage.setItem(DELIMITER, text);
   };
   const changed = () => setTurn((before) => before + 1);
+  // What was refused meanwhile is asked for again.
+  useEffect(() => onSession((what) => what === "in" && changed()), []);
   const [isLive, setLive] = useState(false);
   const rights = useRights();
   const noWatch = rights.lacks("watch", prefix);
   const { changes, error: watchError, revisionOf } = useChanges(prefix, isLive, changed);
   const find = (/** @type {Event} */ event) => {
     event.preventDefault();
-    to({ prefix: textKey(search), key: null });
+    to({ prefix: keyTyped(search), key: null });
   };
   return html`<h1 class=${selected ? "wide-only" : ""}>Keys</h1>
     <div class="keys ${selected ? "chosen" : ""}">
@@ -302,7 +304,7 @@ export function KeysView({ place }) {
             onClose=${() => to({ key: null })} />`
         : html`<section class="card wide-only empty"><p class="quiet">Choose a key to see its value.</p></section>`}
     </div>
-    ${makes && html`<${NewKey} prefix=${"text" in prefix ? prefix.text : ""} onClose=${() => setMakes(false)}
+    ${makes && html`<${NewKey} prefix=${shown(prefix)} onClose=${() => setMakes(false)}
       onMade=${(/** @type {Key} */ key) => { to({ key }); changed(); }} />`}`;
 }
 
