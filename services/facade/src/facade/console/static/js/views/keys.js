@@ -157,6 +157,20 @@ function useLevel(prefix, delimiter, consistency, turn, slot) {
   };
 }
 
+/** @param {{entry: Entry, name: string, chosen: boolean, onChoose: () => void}} properties One that was chosen is in sight, also in a long list. */
+function Leaf({ entry, name, chosen, onChoose }) {
+  const element = useRef(/** @type {HTMLElement | null} */ (null));
+  useEffect(() => {
+    if (chosen) element.current?.scrollIntoView({ block: "nearest" });
+  }, [chosen]);
+  return html`<li>
+    <button ref=${element} type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${onChoose}>
+      <span class="name">${name}</span>
+      <span class="quiet type">${entry.expires_at ? "expires · " : ""}${entry.content_type.split(";")[0]}</span>
+    </button>
+  </li>`;
+}
+
 /**
  * @typedef {{prefix: Key, delimiter: string, consistency: string, turn: number, slot: string, selected: Key | null,
  *   onSelect: (key: Key) => void, onPrefix: (prefix: Key) => void}} LevelProperties
@@ -171,12 +185,7 @@ function Level(properties) {
       if ("prefix" in row) return html`<${Folder} key=${`p${base64url(row.prefix)}`} ...${properties} prefix=${row.prefix} parent=${prefix} />`;
       const key = keyOf(row.entry);
       const chosen = selected !== null && same(key, selected);
-      return html`<li key=${`k${base64url(key)}`}>
-        <button type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${() => onSelect(key)}>
-          <span class="name">${lastPart(key, prefix)}</span>
-          <span class="quiet type">${row.entry.expires_at ? "expires · " : ""}${row.entry.content_type.split(";")[0]}</span>
-        </button>
-      </li>`;
+      return html`<${Leaf} key=${`k${base64url(key)}`} entry=${row.entry} name=${lastPart(key, prefix)} chosen=${chosen} onChoose=${() => onSelect(key)} />`;
     })}
     ${error && html`<li><${Trouble} error=${error} onRetry=${again} /></li>`}
     ${busy && html`<li class="quiet pad">Loading…</li>`}

@@ -30,7 +30,7 @@ const TOGETHER = 8;
 const ALL = "all";
 /** So many events are drawn at a time. */
 const DRAWN = 1000;
-const SPANS = [60, 300, 900, 3600, 21_600, 86_400];
+const SPANS = [60, 120, 300, 900, 3600, 21_600, 86_400];
 /** The longest that is shown before somebody chooses. */
 const USUAL = 900;
 /** Kinds of events, each with a sign, so that colour is never all. */
@@ -43,11 +43,21 @@ const KINDS = /** @type {Record<string, {title: string, sign: string, pattern: R
   process: { title: "Processes", sign: "●", pattern: /./ },
 });
 
-/** What is drawn over what: a leader is told by a star, which the votes that it got come to lie below. */
-const OVER = ["process", "snapshot", "member", "election", "stall", "leader"];
+/** What is drawn over what: the votes that a leader got come to lie below its star, and that the others follow it below these. */
+const LEADS = "became_leader";
+const OVER = ["process", "follows", "snapshot", "member", "election", "stall", "leader", LEADS];
 
 /** @param {Event} one @param {Event} other Which of them is drawn first. */
-const byImportance = (one, other) => OVER.indexOf(kindOf(one.name)) - OVER.indexOf(kindOf(other.name));
+function byImportance(one, other) {
+  const rank = (/** @type {Event} */ event) => OVER.indexOf(OVER.includes(event.name) ? event.name : kindOf(event.name));
+  return rank(one) - rank(other);
+}
+
+/** @param {string} name Who leads has the full star, who follows or gives up an empty one. */
+function signOf(name) {
+  const kind = kindOf(name);
+  return kind === "leader" && name !== LEADS ? "☆" : KINDS[kind].sign;
+}
 
 /** @param {string} name */
 export function kindOf(name) {
@@ -140,7 +150,7 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
       const same = chosen !== null && idOf(chosen) === idOf(event);
       return html`<g key=${idOf(event)} class="mark ${kind} ${same ? "chosen" : ""}" onClick=${() => onChoose(event)}>
         ${event.count > 1 && html`<line x1=${x(event.time_us)} x2=${Math.min(width, x(event.last_time_us))} y1=${y} y2=${y} />`}
-        <text x=${x(event.time_us)} y=${y + 6}>${KINDS[kind].sign}</text>
+        <text x=${x(event.time_us)} y=${y + 6}>${signOf(event.name)}</text>
         <title>${clock(event.time_us)} ${event.node} ${event.name} (term ${event.term}) ${detailsOf(event)}</title>
       </g>`;
     })}
@@ -219,7 +229,7 @@ export function TimelineView({ state, place }) {
           <tbody>
             ${seen.slice(-LISTED).reverse().map((event) => html`<tr key=${idOf(event)}>
               <td class="mono">${clock(event.time_us)}</td><td>${event.node}</td><td class="number">${event.term}</td>
-              <td class="mark-label ${kindOf(event.name)}"><button type="button" class="plain" onClick=${() => setChosen(event)}>${KINDS[kindOf(event.name)].sign} ${event.name}${event.count > 1 ? ` × ${event.count}` : ""}</button></td>
+              <td class="mark-label ${kindOf(event.name)}"><button type="button" class="plain" onClick=${() => setChosen(event)}>${signOf(event.name)} ${event.name}${event.count > 1 ? ` × ${event.count}` : ""}</button></td>
               <td class="mono details">${detailsOf(event)}</td>
             </tr>`)}
           </tbody>
