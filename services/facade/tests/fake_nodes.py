@@ -104,7 +104,6 @@ class FakeNode(AuthCalls, EventCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc
         """Changes members, and then ends the call without an answer."""
         self.member_calls: list[Any] = []
         self.behalves: list[Behalf] = []
-        """For whom leadership was moved and members were changed."""
         """The changes of members that it was asked for."""
         self.files = {"CHECKPOINT": b"c" * 700, "000001.sst": b"s" * 512, "000002.sst": b"t" * 1300}
         """Its state, as a backup gets it."""
