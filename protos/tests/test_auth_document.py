@@ -76,6 +76,17 @@ def test_tokens_come_and_go() -> None:
     assert made.with_uses({"app": 9, "gone": 9}).tokens["app"].used_ms == 9
 
 
+def test_a_new_token_may_do_what_it_was_made_for_and_nothing_else() -> None:
+    """A role for a token that is not there, from a slip of the pen or an older version, waits for no other one."""
+    with pytest.raises(MissingError):
+        EMPTY.with_user("token:app", "admin")
+    record = TokenRecord("11" * 8, b"s", b"d" * 32, Held((CONFIG,)), 1)
+    before = Document(users={"token:app": Held((), ("admin",)), "token:other": Held((), ("reader",))})
+    made = documents.decode(before.encode()).with_token("app", record)
+    assert made.rights(("token:app",), record.held).grants == (CONFIG,)
+    assert made.users == {"token:other": Held((), ("reader",))}
+
+
 def test_roles_come_and_go_with_whoever_has_them() -> None:
     made = EMPTY.with_role("config", [CONFIG, CONFIG]).with_user("oidc:bob", "config").with_user("oidc:bob", "monitor")
     assert authorize(made.rights(("oidc:bob", "group:x")), Verb.READ, b"config/a")

@@ -280,6 +280,19 @@ def test_a_client_may_do_at_a_node_what_its_token_allows(
     assert app.token.rpartition("_")[2] not in told
 
 
+def test_a_stream_of_requests_is_refused_like_any_other_call(operator: Person, nodes: list[grpc.Channel]) -> None:
+    """Pipe is for facades alone; a client that opens it is told so, and the log has no traceback of it."""
+    app = operator.makes("piping", allow=["read:*", "write:*"])
+    shown = (("authorization", f"Bearer {app.token}"),)
+
+    def refused() -> grpc.StatusCode | None:
+        codes = (doug_pb2_grpc.DougStub(each).Pipe(iter(()), timeout=CALL_S, metadata=shown).code() for each in nodes)
+        # A node that has not heard of the token yet does not know it.
+        return next((code for code in codes if code not in (*UNSETTLED, grpc.StatusCode.UNAUTHENTICATED)), None)
+
+    assert wait_for(refused, SETTLED_S, "an answer") is grpc.StatusCode.PERMISSION_DENIED
+
+
 @pytest.fixture(scope="module")
 def secrets(cluster: Cluster, operator: Person) -> Iterator[dict[str, str]]:
     """Every kind of secret of this cluster, by what it is, all of them used."""

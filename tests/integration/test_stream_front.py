@@ -7,7 +7,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -225,6 +225,18 @@ async def test_one_address_leaves_places_to_others() -> None:
             while front.connections:
                 await asyncio.sleep(0)
         assert front._has_room("127.0.0.1"), "who has gone is not counted"
+
+
+async def test_addresses_of_one_ipv6_network_are_one_in_this() -> None:
+    """Whoever has one address of IPv6 has 2^64 of them, and could take all places otherwise."""
+    front = Front(Server({PATH: Method(talk(b"own"), same, same)}), ("127.0.0.1", 1), None, 4)
+    waiting = [asyncio.create_task(asyncio.Event().wait()) for _ in range(3)]
+    for number, task in enumerate(waiting):
+        front._deciding[cast("asyncio.Task[None]", task)] = f"2001:db8::{number}"
+    assert not front._has_room("2001:db8::99")
+    assert front._has_room("2001:db8:0:1::99")
+    for task in waiting:
+        task.cancel()
 
 
 async def test_a_taken_port_is_said() -> None:

@@ -34,6 +34,7 @@ from doug_stream.endpoint import address_text
 from doug_stream.frames import HEAD, HEAD_BYTES, SETTING
 from doug_stream.handing import hand_over
 from doug_stream.server import Server
+from doug_wire.networks import network_of
 
 _DECIDE_S = 10.0
 """How long a client may take to say what it is, and for the handshake behind it."""
@@ -137,13 +138,13 @@ class Front:
             task.add_done_callback(lambda done: self._deciding.pop(done, None))
 
     def _has_room(self, host: str) -> bool:
-        """Whether one more connection of an address may be taken."""
+        """Whether one more connection of an address may be taken; of IPv6, of its network."""
         if self.connections >= self._connections_max:
             return False
         if self.connections < self._of_address:
             return True  # Nearly always: nobody has to be counted.
         hosts = [*self._deciding.values(), *(pipe.host for pipe in self._pipes), *self._server.hosts()]
-        return hosts.count(host) < self._of_address
+        return [network_of(each) for each in hosts].count(network_of(host)) < self._of_address
 
     async def _hand_over(self, client: socket.socket) -> None:
         loop = asyncio.get_running_loop()

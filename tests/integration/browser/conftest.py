@@ -86,6 +86,40 @@ def cluster(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
     return new_cluster(shards=2, nodes=3).start()
 
 
+@pytest.fixture(scope="module")
+def strict(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
+    """A real cluster that asks who one is."""
+    cluster = new_cluster(shards=1, nodes=1, options=["--auth"])
+    token = cluster.data / "run" / "bootstrap.token"
+    cluster.proof = lambda: {"authorization": f"Bearer {token.read_text().strip()}"}
+    return cluster.start()
+
+
+def new_token(cluster: Cluster, name: str, *allow: str) -> str:
+    """The token of somebody who may do so much."""
+    wanted = json.dumps({"name": name, "allow": allow}).encode()
+    answer = cluster.request("POST", "/v1/auth/tokens", wanted, {"content-type": "application/json"})
+    assert answer.status == 201, answer.body
+    return str(answer.json()["token"])
+
+
+IMAGE = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="90"><circle cx="45" cy="45" r="40" /></svg>'
+
+
+@pytest.fixture(scope="module")
+def values_of_every_kind(cluster: Cluster) -> None:
+    """Keys of every kind."""
+    for key, content_type, body in (
+        ("doc/json", "application/json", b'{"a": [1, 2, {"b": null}], "c": "<b>text</b>"}'),
+        ("doc/text", "text/plain", b"plain"),
+        ("doc/bytes", "application/octet-stream", bytes(range(256))),
+        ("doc/control", "application/octet-stream", b"\0\1"),
+        ("doc/image", "image/svg+xml", IMAGE),
+        ("<img src=x onerror=document.title=1>", "text/plain", b"a key that looks like markup"),
+    ):
+        put(cluster, key, body, content_type)
+
+
 class Served(NamedTuple):
     """A facade over fake nodes.
 
@@ -197,6 +231,17 @@ class Tab:
         assert self.complaints == []
         assert {host for host in self.hosts if host} == {urlsplit(self.cluster.url).netloc}
         assert [each for each in self.failures if each not in failures] == []
+
+
+def sign_in(tab: Tab, token: str, place: str = "") -> Any:
+    """Signs in; nobody has yet."""
+    page = tab.page
+    page.goto(f"{tab.cluster.url}/ui/{place}")
+    page.fill("dialog input", token)
+    page.click("dialog button:text-is('Sign in')")
+    page.wait_for_selector("dialog", state="detached")
+    page.wait_for_selector("button:text-is('Sign out')")
+    return page
 
 
 @pytest.fixture

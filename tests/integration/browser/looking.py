@@ -1,7 +1,8 @@
 """What one looks at: every view in every size, in light and in dark, for people as pictures and by axe-core.
 
-With ``CONSOLE_PICTURES`` set to a folder, each state that a test gets to is kept there as a picture in all sizes and in
-both schemes. Without it nobody looks, and only what a program can judge is judged: nothing is wider than the screen.
+Whatever state a test gets to is judged by axe-core on a small and on a usual screen, in both schemes, and may be
+nowhere wider than the screen. With ``CONSOLE_PICTURES`` set to a folder, it is kept there as a picture too, in all
+sizes and both schemes.
 """
 
 from __future__ import annotations
@@ -46,18 +47,22 @@ def serious(page: Any) -> list[str]:
 
 
 def look(page: Any, pictures: Path, name: str) -> None:
-    """Looks at a page as it is now, in every size; afterwards it is as large as before."""
+    """Looks at a page as it is now, in every size and both schemes; afterwards it is as large as before."""
     before = page.viewport_size
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than {width}"
         if pictures_wanted():
             page.wait_for_timeout(SETTLED_MS // 2)
-            for scheme in SCHEMES:
-                page.emulate_media(color_scheme=scheme)
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            if width < SIZES[-1][0]:
+                assert serious(page) == [], f"{name}, {width} pixels, {scheme}"
+            if pictures_wanted():
                 # A dialog is in the middle of the screen, wherever the page behind it was scrolled to.
                 whole = width < SIZES[-1][0] and not page.locator("dialog[open]").count()
                 page.screenshot(path=pictures / f"{name}-{width}-{scheme}.png", full_page=whole)
+    page.emulate_media(color_scheme="null")
     page.set_viewport_size(before)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from bench.cluster import wait_for
@@ -41,6 +43,11 @@ AT_THE_EDGE = """() => {
 """How many pixels are drawn where a graph ends on the right."""
 
 
+HISTORY_STEP_S = 5
+DATA = {"log_bytes": 1 << 20, "table_bytes": 2 << 20, "disks": [{"name": "log", "free_bytes": 25, "total_bytes": 100}]}
+ENTRY: dict[str, Any] = {"revision": "1", "content_type": "text/plain", "expires_at": None}
+
+
 @pytest.fixture
 def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
     """Opens tabs in which a shard has five nodes, with these roles."""
@@ -51,7 +58,7 @@ def five(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]:
         def stream(route: Any) -> None:
             told = json.loads(state())
             nodes = [
-                {**node(0, number), "role": role, "term": 7, "voted_for": VOTED[roles[0]]}
+                {**node(0, number), **DATA, "role": role, "term": 7, "voted_for": VOTED[roles[0]]}
                 for number, role in enumerate(roles)
             ]
             told["shards"] = [{"id": 0, "nodes": nodes}]
@@ -173,3 +180,97 @@ def test_figures_are_told_while_nobody_points_at_them_and_one_sample_alone_is_dr
     wait_for(lambda: page.evaluate(COLOURED) > 0, 60.0, "a sample between two that are not known is drawn")
     assert page.evaluate(AT_THE_EDGE) == 0, "the last time is not cut off"
     assert tab.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(360, 740), (700, 900), (1000, 900), (1280, 900), (1920, 1080), (3840, 2160)]
+)
+def test_no_place_in_a_row_of_graphs_stays_empty(
+    open_tab: Callable[..., Tab], unguarded: Served, width: int, height: int
+) -> None:
+    page = open_tab(unguarded, viewport={"width": width, "height": height}).show("#/graphs")
+    page.wait_for_selector(".charts >> nth=1")
+    for group in (".charts.four", ".charts:not(.four)"):
+        boxes = page.eval_on_selector_all(f"{group} > div", BOXES)
+        assert len(set(Counter(round(top) for _, _, top, _ in boxes).values())) == 1, boxes
+        assert all(right - left > 220 for left, right, *_ in boxes), "each can be read"
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"), [(12, r"/^Graphs since \d\d:\d\d$/"), (720, "'Graphs of the last hour'")], ids=["new", "old"]
+)
+def test_graphs_say_since_when_there_are_figures(
+    open_tab: Callable[..., Tab], unguarded: Served, samples: int, words: str
+) -> None:
+    tab = open_tab(unguarded)
+
+    def history(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        now = int(time.time())
+        told["times"] = [now - HISTORY_STEP_S * ago for ago in range(samples - 1, -1, -1)]
+        for figures in (told["facade"], *told["shards"].values()):
+            figures.update({name: [1.0] * samples for name in figures})
+        route.fulfill(response=answer, json=told)
+
+    tab.page.route("**/v1/console/history?*", history)
+    tab.show("#/graphs").wait_for_selector(f"h1 >> text={words}")
+    assert tab.complaints == []
+
+
+def test_what_colours_mean_is_in_sight_with_all_slots(open_tab: Callable[..., Tab], unguarded: Served) -> None:
+    for width, height in SIZES:
+        page = open_tab(unguarded, viewport={"width": width, "height": height}).show("#/slots")
+        page.wait_for_selector(".grid rect >> nth=1023")
+        for part in (".legend", ".grid"):
+            ((left, right, top, bottom),) = page.eval_on_selector_all(part, BOXES)
+            assert 0 <= left < right <= width, part
+            assert 0 <= top < bottom <= height, part
+
+
+def test_how_full_a_disk_is_and_what_the_node_has_on_it_are_two_figures(five: Callable[..., Tab]) -> None:
+    page = five("leader", "follower").show("#/")
+    names = page.locator("table.nodes thead th").all_inner_texts()
+    row = dict(zip(names, page.locator("table.nodes tbody tr").first.locator("th, td").all_inner_texts(), strict=True))
+    assert (row["Data"], row["Disk"].strip()) == ("3.0 MiB", "75 % full")
+
+
+def test_the_folders_above_a_key_are_open_when_its_value_is_shown(
+    open_tab: Callable[..., Tab], unguarded: Served
+) -> None:
+    tab = open_tab(unguarded)
+    pages: dict[str, dict[str, Any]] = {
+        "": {"prefixes": ["a/", "b/"], "items": []},
+        "a/": {"prefixes": ["a/deep/"], "items": []},
+        "a/deep/": {"prefixes": [], "items": [ENTRY | {"key": "a/deep/key"}, ENTRY | {"key": "a/deep/other"}]},
+    }
+
+    def listed(route: Any) -> None:
+        prefix = parse_qs(urlsplit(route.request.url).query).get("prefix", [""])[0]
+        route.fulfill(json=pages[prefix] | {"next_cursor": None})
+
+    tab.page.route("**/v1/kv?*", listed)
+    tab.page.route("**/v1/kv/a%2Fdeep*", lambda route: route.fulfill(body="v", content_type="text/plain"))
+    page = tab.show("#/keys?key=a%2Fdeep%2Fkey")
+    page.wait_for_selector(".tree .leaf[aria-current=true] >> text=key")
+    assert page.locator(".folder [aria-expanded=true]").count() == 2
+    assert page.locator(".folder [aria-expanded=false] >> text=b/").count() == 1
+    page.click(".folder >> text=deep/")
+    page.wait_for_selector(".tree .leaf[aria-current=true]", state="detached")
+    assert tab.complaints == []
+
+
+def test_a_dialog_is_in_the_middle_and_begins_where_one_types(five: Callable[..., Tab]) -> None:
+    for width, height in SIZES[:2]:
+        page = five("leader", "follower", viewport={"width": width, "height": height}).show("#/shard/0")
+        for opener, begins in (("Add a member", "INPUT"), ("Download a backup", "BUTTON")):
+            page.click(f"button:text-is('{opener}')")
+            page.wait_for_selector("dialog[open]")
+            ((left, right, top, bottom),) = page.eval_on_selector_all("dialog", BOXES)
+            assert abs(left - (width - right)) < 2
+            assert abs(top - (height - bottom)) < 2
+            focused = page.evaluate("[document.activeElement.tagName, document.activeElement.textContent]")
+            assert focused[0] == begins
+            assert focused[1] != "Copy"
+            page.keyboard.press("Escape")
+            page.wait_for_selector("dialog", state="detached")

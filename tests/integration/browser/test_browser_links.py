@@ -30,7 +30,7 @@ DARK_INK = """() => {
         ("#/nowhere/%", "Cluster"),
         ("#/shard/%E0", "Shard"),
         ("#/runbook/__proto__", "Runbooks"),
-        ("#/graphs?from=none", "Graphs of the last hour"),
+        ("#/graphs?from=none", "Graphs"),
         ("#/keys?prefix=b64:%26all%3Dtrue", "Keys"),
     ],
 )

@@ -6,12 +6,11 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from bench.cluster import Cluster
-from integration.browser.conftest import Served, Tab, put
+from integration.browser.conftest import Served, Tab, new_token, put, sign_in
 from integration.browser.foreign_site import ForeignSite
 from integration.browser.looking import look, tour
 
@@ -46,17 +45,6 @@ ATTACK = """async (base) => {
 @pytest.fixture
 def open_console(open_tab: Callable[..., Tab], guarded: Served) -> Callable[..., Tab]:
     return functools.partial(open_tab, guarded)
-
-
-def sign_in(tab: Tab, token: str, place: str = "") -> Any:
-    """Signs in; nobody has yet."""
-    page = tab.page
-    page.goto(f"{tab.cluster.url}/ui/{place}")
-    page.fill("dialog input", token)
-    page.click("dialog button:text-is('Sign in')")
-    page.wait_for_selector("dialog", state="detached")
-    page.wait_for_selector("button:text-is('Sign out')")
-    return page
 
 
 def test_one_signs_in_and_is_shown_what_one_may_do(
@@ -177,23 +165,6 @@ def test_a_revoked_token_ends_the_session_that_is_open(open_console: Callable[..
     assert "401 /v1/console/stream" in guest.failures
     assert guest.complaints == []
     assert {host for host in guest.hosts if host} == {urlsplit(guarded.url).netloc}
-
-
-@pytest.fixture(scope="module")
-def strict(chromium_path: str, new_cluster: Callable[..., Cluster]) -> Cluster:
-    """A real cluster that asks who one is."""
-    cluster = new_cluster(shards=1, nodes=1, options=["--auth"])
-    token = cluster.data / "run" / "bootstrap.token"
-    cluster.proof = lambda: {"authorization": f"Bearer {token.read_text().strip()}"}
-    return cluster.start()
-
-
-def new_token(cluster: Cluster, name: str, *allow: str) -> str:
-    """The token of somebody who may do so much."""
-    wanted = json.dumps({"name": name, "allow": allow}).encode()
-    answer = cluster.request("POST", "/v1/auth/tokens", wanted, {"content-type": "application/json"})
-    assert answer.status == 201, answer.body
-    return str(answer.json()["token"])
 
 
 def test_every_view_tells_whoever_has_no_rights_so(

@@ -94,7 +94,7 @@ def test_the_buttons_zoom_and_move_the_time_that_is_shown(shown: Callable[..., T
 
 def test_the_wheel_zooms_around_the_pointer_if_a_key_is_held(shown: Callable[..., Tab]) -> None:
     page = shown().page
-    page.hover(".axis .mark >> nth=1")
+    page.hover(".axis .mark.election")
     page.mouse.wheel(0, -100)
     page.wait_for_selector("button:text-is('Now'):disabled")
     page.keyboard.down("Shift")
@@ -139,7 +139,7 @@ def test_kinds_and_words_leave_events_out_of_all_that_is_shown_and_exported(show
 
 def test_a_click_shows_the_facts_of_an_event(shown: Callable[..., Tab]) -> None:
     page = shown().page
-    page.click(".axis .mark >> nth=1")
+    page.click(".axis .mark.election")
     page.wait_for_selector("h2:text-is('Facts')")
     facts = page.inner_text(".card:has(h2:text-is('Facts')) dl")
     assert "vote_given" in facts
@@ -148,6 +148,16 @@ def test_a_click_shows_the_facts_of_an_event(shown: Callable[..., Tab]) -> None:
     page.wait_for_selector("h2:text-is('Facts')", state="detached")
     page.click("tbody tr:has-text('slow_disk') button")
     page.wait_for_selector(".card:has(h2:text-is('Facts')) >> text=longer_than_ms")
+
+
+def test_the_star_of_a_leader_is_not_below_the_votes_that_it_got(shown: Callable[..., Tab]) -> None:
+    page = shown(
+        (20, "became_leader", {}), (20, "vote_given", {}), (20, "slow_disk", {}), (20, "vote_refused", {})
+    ).page
+    page.wait_for_selector(".axis .mark >> nth=3")
+    x, y, width, height = page.eval_on_selector(".axis .mark.leader", BOX)
+    page.mouse.click(x + width / 2, y + height / 2)
+    page.wait_for_selector(".card:has(h2:text-is('Facts')) >> text=became_leader")
 
 
 def test_a_cluster_that_began_just_now_is_no_point_at_the_end_of_a_long_nothing(shown: Callable[..., Tab]) -> None:

@@ -372,6 +372,7 @@ class AppendEntriesResponse(_message.Message):
     REJECTED_INDEX_FIELD_NUMBER: _builtins.int
     HINT_INDEX_FIELD_NUMBER: _builtins.int
     HINT_TERM_FIELD_NUMBER: _builtins.int
+    WATCHED_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     success: _builtins.bool
     match_index: _builtins.int
@@ -382,6 +383,8 @@ class AppendEntriesResponse(_message.Message):
     """On refusal: where to try next ..."""
     hint_term: _builtins.int
     """... and the term found there."""
+    watched: _builtins.bool
+    """Somebody waits at the sender for what is committed next. A receiver may ignore it."""
     @_builtins.property
     def envelope(self) -> Global___Envelope: ...
     def __init__(
@@ -394,10 +397,11 @@ class AppendEntriesResponse(_message.Message):
         rejected_index: _builtins.int = ...,
         hint_index: _builtins.int = ...,
         hint_term: _builtins.int = ...,
+        watched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "hint_index", b"hint_index", "hint_term", b"hint_term", "match_index", b"match_index", "rejected_index", b"rejected_index", "success", b"success", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "hint_index", b"hint_index", "hint_term", b"hint_term", "match_index", b"match_index", "rejected_index", b"rejected_index", "success", b"success", "term", b"term", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -447,11 +451,14 @@ class HeartbeatResponse(_message.Message):
     READ_TOKEN_FIELD_NUMBER: _builtins.int
     LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
     KEEPS_VOTE_FIELD_NUMBER: _builtins.int
+    WATCHED_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     read_token: _builtins.int
     last_log_index: _builtins.int
     keeps_vote: _builtins.bool
     """The sender votes for nobody for an election timeout from now on, a restart included."""
+    watched: _builtins.bool
+    """As in AppendEntriesResponse."""
     @_builtins.property
     def envelope(self) -> Global___Envelope: ...
     def __init__(
@@ -462,10 +469,11 @@ class HeartbeatResponse(_message.Message):
         read_token: _builtins.int = ...,
         last_log_index: _builtins.int = ...,
         keeps_vote: _builtins.bool = ...,
+        watched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "keeps_vote", b"keeps_vote", "last_log_index", b"last_log_index", "read_token", b"read_token", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "keeps_vote", b"keeps_vote", "last_log_index", b"last_log_index", "read_token", b"read_token", "term", b"term", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

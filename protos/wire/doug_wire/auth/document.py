@@ -125,7 +125,7 @@ class Document:
     # Changes.
 
     def with_token(self, name: str, record: TokenRecord) -> Document:
-        """Adds a token.
+        """Adds a token, which may do what its record says and nothing that was given to its name before.
 
         Raises:
             DocumentError: The name is no name or taken, or the record names a role that does not exist.
@@ -134,7 +134,7 @@ class Document:
         if name in self.tokens:
             raise TakenError(f"there is a token {name} already")
         self._check_roles(record.held.roles)
-        return replace(self, tokens={**self.tokens, name: record})
+        return replace(self, tokens={**self.tokens, name: record}, users=_without(self.users, f"{TOKEN}:{name}"))
 
     def without_token(self, name: str) -> Document:
         """Removes a token, and the rights that its principal was given.
@@ -184,12 +184,15 @@ class Document:
         return Document(_without(self.roles, name), users, tokens)
 
     def with_user(self, principal: str, role: str) -> Document:
-        """Gives a principal a role.
+        """Gives a principal a role; a token must be there, for whoever makes one of that name later would not know.
 
         Raises:
-            DocumentError: There is no such role, or it is no principal's name.
+            DocumentError: There is no such role or token, or it is no principal's name.
         """
         check_principal(principal)
+        kind, _, name = principal.partition(":")
+        if kind == TOKEN and name not in self.tokens:
+            raise MissingError(f"there is no token {name[:80]!r}")
         self._check_roles((role,))
         held = self.users.get(principal, Held())
         return replace(self, users={**self.users, principal: replace(held, roles=tuple(sorted({*held.roles, role})))})

@@ -267,11 +267,10 @@ class Settings(BaseSettings):
 
     client_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
     """How many requests of keys per second each principal may send to this facade, and how many at once; further ones
-    are refused with 429. 0: no limit."""
+    are refused with 429. Each operation of a batch or transaction counts. 0: no limit."""
 
     address_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
-    """How many requests of keys per second each address may send to this facade, and how many at once; further ones are
-    refused with 429. 0: no limit."""
+    """The same for each address; of IPv6, for each network of 64 bits."""
 
     address_connections_max: int = Field(default=0, ge=0, le=1_000_000)
     """How many connections each address may have at the same time; further ones are answered with 429 and closed. 0: no

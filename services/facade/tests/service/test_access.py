@@ -466,10 +466,23 @@ async def test_the_audit_log_tells_who_and_what_and_no_secret(clients: Clients, 
     assert (refused["verb"], refused["key"], refused["request_id"]) == ("write", "secret/a", "mine")
     assert refused["address"] == "127.0.0.1"
     assert any(line["outcome"] == "unauthenticated" for line in lines)
-    assert any(line["event"] == "auth" and line["name"] == "new" for line in lines)
+    assert [(line["name"], line["may"]) for line in lines if line["event"] == "auth"][-1] == ("new", ["metrics"])
     for secret in ("the-value", token, made.json()["token"], BOOTSTRAP, "wrong"):
         assert secret not in text
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_audit_log_tells_what_a_token_could_do_that_is_gone(clients: Clients, tmp_path: Path) -> None:
+    await clients.send(BOOTSTRAP, "PUT", "/v1/auth/roles/ops", {"allow": ["metrics", "read:a/"]})
+    await clients.send(BOOTSTRAP, "POST", "/v1/auth/tokens", {"name": "new", "allow": ["write:b/"], "roles": ["ops"]})
+    await clients.send(BOOTSTRAP, "DELETE", "/v1/auth/tokens/new")
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    told = [(line["action"], line["name"], line.get("may")) for line in lines if line["event"] == "auth"]
+    assert told == [
+        ("role set", "ops", ["metrics", "read:a/"]),
+        ("token created", "new", ["write:b/", "role ops"]),
+        ("token revoked", "new", None),
+    ]
 
 
 @pytest.mark.parametrize("clients", ["sockets"], indirect=True)

@@ -35,18 +35,18 @@ class Visitor:
         write(folder / "people.crt", self._people.pem)
 
     @contextlib.asynccontextmanager
-    async def connects(self, port: int, name: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-        """Opens a connection with a certificate of this name, or without one; gives what sends a write."""
+    async def connects(self, port: int, name: str) -> AsyncIterator[Callable[..., Awaitable[int]]]:
+        """Opens a connection with a certificate of this name, or without one; gives what sends a request, a write."""
         own = ssl.create_default_context(cafile=str(self.files.ca))
         if name:
             folder = self._folder / name
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             self._people.write_certificate(folder, [name])
             own.load_cert_chain(folder / "tls.crt", folder / "tls.key")
         reader, writer = await asyncio.open_connection("localhost", port, ssl=own)
 
-        async def status() -> int:
-            writer.write(PUT)
+        async def status(request: bytes = PUT) -> int:
+            writer.write(request)
             async with asyncio.timeout(60):
                 head = await reader.readuntil(b"\r\n\r\n")
                 found = re.search(rb"content-length: (\d+)", head)
@@ -78,3 +78,25 @@ async def test_each_connection_is_judged_by_its_own_certificate(
         assert (await ann(), await bob()) == (200, 403)
         await facade.state.change(lambda _: APPS.with_user("cert:bob", "apps"))
         assert (await ann(), await bob()) == (403, 200)
+
+
+@pytest.mark.parametrize("origins", [("https://app.example.com",), ("*",)])
+async def test_a_browser_lends_its_certificate_to_no_foreign_page(
+    make_facade: Callable[..., Awaitable[Any]], tmp_path: Path, origins: tuple[str, ...]
+) -> None:
+    """It shows it whatever page asks, also for what needs no permission first; the pages that are named need tokens."""
+    facade = await make_facade(nodes=1, auth_mode=("mtls",), auth_poll_ms=50, cors_origins=origins)
+    await facade.until(lambda: facade.state.age_s() is not None, "the users are known")
+    await facade.state.change(lambda _: APPS.with_user("cert:ann", "apps"))
+    visitor = Visitor(tmp_path)
+    port = await facade.listen(tls.Certificates(visitor.files).client_context())
+    increment = b"POST /v1/kv/a/n:increment HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: 0\r\n%b\r\n"
+    own = b"Origin: https://localhost:%d\r\nSec-Fetch-Site: same-origin\r\n" % port
+    for headers, expected in (
+        (b"", 200),
+        (own, 200),
+        (b"Origin: https://app.example.com\r\nSec-Fetch-Site: cross-site\r\n", 403),
+        (b"Origin: https://app.example.com\r\n", 403),
+    ):
+        async with visitor.connects(port, "ann") as ann:
+            assert await ann(increment % (port, headers)) == expected, headers

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from facade.routes import batch as batch_module
+
 pytestmark = pytest.mark.seconds
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -113,7 +115,11 @@ async def test_a_client_has_so_many_scans_and_others_find_some(make_facade: Make
             assert refused.status_code == 503, "and then there is none for anybody"
             pages = [group.create_task(client.get("/v1/kv")) for client in (greedy, polite) for _ in range(20)]
             waiting = facade.application._ranges._places._waiting
-            await facade.until(lambda: sum(map(len, waiting.values())) == 40, "pages wait")
+
+            def many_wait() -> bool:
+                return sum(len(each) for queues in waiting.values() for each in queues.values()) == 40
+
+            await facade.until(many_wait, "pages wait")
             leader.silent = False
         assert {each.result().status_code for each in (*first, other, *pages)} == {200}, "pages wait for a place"
         assert (await greedy.get("/v1/kv")).status_code == 200, "places are given back"
@@ -183,6 +189,51 @@ async def test_rates_are_refused_before_anything_is_proposed_and_probes_and_oper
     assert count >= len(refused) + 1
     store = facade.cluster.shards[0].store
     assert store.revision == 60 - len(refused), "what was refused has left no trace"
+
+
+async def test_operations_of_batches_and_transactions_count_each(make_facade: MakeFacade) -> None:
+    """A batch is let in whole while there is room for one request, and what comes next waits for all of it."""
+    facade = await make_facade(nodes=1, address_requests_per_s=5)
+    now_s = [1000.0]
+    facade.application.front.quotas._addresses._clock = lambda: now_s[0]
+    gets = [{"op": "get", "key": "k"}] * 12
+    lines = b"".join(json.dumps(each).encode() + b"\n" for each in gets)
+    for target, body, kind in (
+        ("/v1/batch", json.dumps({"operations": gets}).encode(), "application/json"),
+        ("/v1/batch", lines, "application/x-ndjson"),
+        ("/v1/txn", json.dumps({"success": gets}).encode(), "application/json"),
+    ):
+        now_s[0] += 100
+        answer = await facade.http.post(target, content=body, headers={"content-type": kind})
+        assert answer.status_code == 200, answer.text
+        refused = await facade.http.get("/v1/kv/k")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "2"), target
+
+
+async def test_a_stream_of_operations_has_no_more_than_the_rate(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "GROUP_ITEMS", 4)
+    facade = await make_facade(nodes=1, address_requests_per_s=5)
+    facade.application.front.quotas._addresses._clock = lambda: 1000.0
+    body = b'{"op": "put", "key": "k", "value": "v"}\n' * 20
+    answer = await facade.http.post("/v1/batch", content=body, headers={"content-type": "application/x-ndjson"})
+    statuses = [json.loads(line)["status"] for line in answer.text.splitlines()]
+    assert statuses == [200] * 8 + [429] * 12, "a group is let in while there is room for one of it"
+    assert facade.cluster.shards[0].store.revision == 8
+
+
+async def test_addresses_of_one_ipv6_network_are_one_client(make_facade: MakeFacade) -> None:
+    """Whoever has one address of IPv6 has 2^64: with a new one for each request there would be no limit."""
+    facade = await make_facade(nodes=1, address_requests_per_s=3, client_scans_max=1)
+    facade.application.front.quotas._addresses._clock = lambda: 1000.0
+
+    async def get(address: str) -> int:
+        async with client_at(facade, address) as client:
+            return (await client.get("/v1/kv/k")).status_code
+
+    assert [await get(f"2001:db8::{number}") for number in range(1, 5)] == [404] * 3 + [429]
+    assert (await get("2001:db8:0:1::1"), await get("192.0.2.1")) == (404, 404)
 
 
 async def test_strangers_have_a_rate_whatever_they_ask_for(make_facade: MakeFacade, tmp_path: Path) -> None:

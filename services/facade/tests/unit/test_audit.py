@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from facade.app.audit import BURST, Audit
-from facade.app.excess import CLIENTS_MAX, EVERY_S, Excess
+from doug_wire.excess import CLIENTS_MAX, EVERY_S, Excess
+from facade.app.audit import BURST, KEY_CHARACTERS_MAX, MAY_MAX, Audit
 from facade.client.access import NOBODY
 from facade.errors import SettingsError
 
@@ -30,6 +30,13 @@ def test_strangers_push_out_no_line_of_operators_and_changes() -> None:
     assert [line["audited"] for line in lines[2 * int(BURST) :]] == ["admin", "auth", "refused"]
     assert [line.get("left_out") for line in lines[2 * int(BURST) :]] == [None, None, 7]
     assert registry.get_sample_value("dougdb_facade_audit_dropped_total") == 14
+
+
+def test_of_many_grants_a_line_tells_some_and_how_many_more_there_are() -> None:
+    audit = Audit("", CollectorRegistry(), lambda: 1000.0)
+    with capture_logs() as lines:
+        audit.changed(NOBODY, "role set", "r", ["read:" + "a" * 1000] * (MAY_MAX + 5))
+    assert (len(lines[0]["may"]), len(lines[0]["may"][0]), lines[0]["may_also"]) == (MAY_MAX, KEY_CHARACTERS_MAX, 5)
 
 
 def test_its_file_is_private_before_anybody_can_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

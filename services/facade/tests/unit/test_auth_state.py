@@ -162,14 +162,54 @@ async def test_a_new_leader_of_another_shard_is_told_in_the_next_round() -> None
     await state.look()
     for _ in range(2):
         await state.tell_copies()
-    assert (old.asked, new.asked) == (1, 0)
+    assert (old.asked, new.asked) == (2, 0), "the first time for its whole copy, too"
     shard.leader = None
     await state.tell_copies()
     shard.leader = new  # Another node, of which a hint told, and no term.
     for _ in range(2):
         await state.tell_copies()
-    assert (old.asked, new.asked) == (1, 1)
+    assert (old.asked, new.asked) == (2, 1)
     shard.leader_term = 2  # The same node, after it had lost its office, or had started anew.
     for _ in range(2):
         await state.tell_copies()
-    assert (old.asked, new.asked) == (1, 2)
+    assert (old.asked, new.asked) == (2, 2)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+async def test_a_copy_of_another_history_is_replaced_and_until_then_not_called_the_newest(ahead: int) -> None:
+    """After a restore shard 1 may know of changes that shard 0 does not; their numbers are given out again."""
+    told: list[int] = []
+
+    class Node(Leader):
+        async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+            if known_revision == self.held[0]:
+                told.append(known_revision)
+            return await super().get_auth(known_revision, timeout_s)
+
+        async def set_auth(self, request: admin_pb2.SetAuthRequest, timeout_s: float) -> admin_pb2.SetAuthResponse:
+            assert request.revision > self.held[0]
+            assert request.copy or request.expected_revision == self.held[0]
+            return await super().set_auth(request, timeout_s)
+
+    kept, lost = with_token("kept")(EMPTY), with_token("lost")(EMPTY)
+    zero, copy = Leader(kept.encode(), 5), Node(lost.encode(), 5 + ahead)
+    state = state_with(zero, copy)
+    for _ in range(ahead + 3):
+        await state.look()
+        await state.tell_copies()
+        assert not told or documents.decode(copy.held[1]) == kept
+    assert (documents.decode(copy.held[1]), copy.held[0]) == (kept, zero.held[0])
+    assert zero.held[0] == 6 + ahead, "no further than is needed"
+
+
+async def test_copies_are_looked_at_again_when_shard_0_has_lost_changes() -> None:
+    zero, copy = Leader(EMPTY.encode(), 5), Leader(EMPTY.encode(), 5)
+    state = state_with(zero, copy)
+    await state.look()
+    await state.tell_copies()
+    newest = with_token("a")(EMPTY).encode()
+    zero.held, copy.held = (4, newest), (5, EMPTY.encode())
+    for _ in range(4):
+        await state.look()
+        await state.tell_copies()
+    assert zero.held == copy.held == (6, newest)

@@ -154,6 +154,26 @@ async def test_one_who_ends_may_make_room_for_several() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_an_address_with_too_many_keeps_its_client_from_no_place_at_another_one() -> None:
+    """A principal that waits from two addresses waited behind the first one's limit."""
+    places, order, gate = Places("scans", 4, of_address=1), list[str](), asyncio.Event()
+    held = ask(places, "x", "crowded"), ask(places, "y", "free")
+    waiting = [
+        asyncio.create_task(hold_soon(places, "a", order, gate, address)) for address in ("crowded", "crowded", "free")
+    ]
+    await settled()
+    assert order == []
+    held[1].close()
+    await settled()
+    assert (order, places.taken, waiting[2].done()) == (["a"], 2, False)
+    gate.set()
+    await waiting[2]
+    assert not waiting[0].done()
+    held[0].close()
+    await asyncio.gather(*waiting)
+    assert (places.taken, places._clients, places._addresses, places._waiting) == (0, {}, {}, {})
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.sampled_from("wle")), max_size=60))
 async def test_whoever_may_have_a_place_does_not_wait(steps: list[tuple[str, str, str]]) -> None:
     """Whatever waits, leaves and ends: no limit is exceeded, and no place is free that a waiting one may have."""
@@ -171,8 +191,8 @@ async def test_whoever_may_have_a_place_does_not_wait(steps: list[tuple[str, str
         assert places.taken <= 4
         assert all(count <= 2 for count in places._clients.values())
         assert all(count <= 3 for count in places._addresses.values())
-        for waiting, queue in places._waiting.items():
-            assert places._refusal(waiting, queue[0].address) is not None
+        for waiting, queues in places._waiting.items():
+            assert all(places._refusal(waiting, each) is not None for each in queues)
     for _, gate in tasks:
         gate.set()
     await asyncio.gather(*(task for task, _ in tasks))

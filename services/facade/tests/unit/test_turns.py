@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facade.app.quotas import CLIENTS_MAX, Quotas, Rate
+from facade.app.quotas import Quotas
 from facade.client.modes import Kind
 from facade.client.operation import Load, Operation
 from facade.client.turns import RESERVE, SHARE_MIN, Turns
@@ -158,42 +157,6 @@ def test_nobody_waits_for_ever_and_nothing_is_kept(steps: list[tuple[str, int]],
     assert sum(shard.done.values()) == len(waiting)
     assert (shard.load.items, shard.load.size, shard.turns.waiting, shard.turns._inside) == (0, 0, 0, 0)
     assert not shard.turns._clients and not shard.turns._waiting
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_a_rate_lets_a_seconds_requests_come_at_once_and_tells_when_there_is_room() -> None:
-    clock = Clock()
-    rate = Rate(10, clock)
-    for _ in range(10):
-        rate.take("a")
-    with pytest.raises(TooManyRequestsError) as refused:
-        rate.take("a")
-    assert (refused.value.status, refused.value.headers) == (429, ((b"retry-after", b"1"),))
-    rate.take("b")
-    clock.now_s += 0.1001
-    rate.take("a")
-    with pytest.raises(TooManyRequestsError):
-        rate.take("a")
-    assert rate.refused == 2
-    for _ in range(100):
-        Rate(0, clock).take("a")
-
-
-def test_what_is_kept_of_addresses_is_bounded() -> None:
-    clock = Clock()
-    rate = Rate(1, clock)
-    for number in range(CLIENTS_MAX + 10):
-        rate.take(str(number))
-    assert len(rate._full_s) == CLIENTS_MAX
-    clock.now_s += 5
-    rate.take("one more")
-    assert len(rate._full_s) == 1
 
 
 def test_an_address_has_so_many_connections() -> None:

@@ -45,6 +45,7 @@ class SimulatedNode:
         apply_max_us: How long a batch waits before it is applied, at most.
         sleeps: Whether its driver sleeps until the core's next deadline, or counts every single tick.
         tick_us: The length of its tick; nodes may have different ones.
+        watched: Whether somebody waits at it for whatever is committed next.
         clock_offset_us: By how many microseconds its wall clock is ahead.
     """
 
@@ -63,6 +64,7 @@ class SimulatedNode:
         self.sleeps = False
         self.tick_us = TICK_US
         self.spoils = False
+        self.watched = False
         self.clock_offset_us = 0
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._unapplied: deque[Entry] = deque()
@@ -109,6 +111,7 @@ class SimulatedNode:
             chance,
             head.timestamp_us,
         )
+        self.raft.be_watched(self.watched)
         self._observer.started(self.raft)
         environment.trace(
             f"{self.name} start life={self.life} state={index} log={self.log.first_index}..{self.log.last_index} "

@@ -212,6 +212,9 @@ def _run(cluster: Cluster, history: History, chance: random.Random, result: Resu
     keys = chance.randint(1, 3)
     for node in cluster.nodes.values():
         node.sleeps = chance.random() < 0.5
+    watches = random.Random(f"watches {result.seed}")  # noqa: S311
+    for node in cluster.nodes.values():
+        node.watched = watches.random() < 0.3
     cluster.start()
     kinds = tuple(kind for kind in result.kinds if kind in FAULTS)
     injector = FaultInjector(cluster, kinds, gap_us=chance.choice((50_000, 100_000, 200_000)))

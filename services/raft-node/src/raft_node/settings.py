@@ -105,6 +105,11 @@ class NodeSettings(BaseSettings):
     auth_facade_names: str = "dougdb-facade"
     """The names in certificates, a comma list, by which a caller is recognized as a facade. Nodes are recognized by the
     names in ``peers``."""
+    client_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
+    """How many operations of Doug per second each principal that calls this node itself may ask for, and how many at
+    once; further calls are refused. 0: no limit. Facades have a setting of this name for their own clients."""
+    address_requests_per_s: int = Field(default=0, ge=0, le=10_000_000)
+    """The same for each address, facades' excepted, and for calls of whom nobody can tell who they are. 0: no limit."""
 
     tick_ms: int = Field(default=10, ge=1, le=1000)
     """How long a tick lasts; the Raft core counts all time in ticks."""

@@ -34,8 +34,9 @@ def test_every_message_survives_the_wire() -> None:
         codec.encode_append(append, ENVELOPE, entries.join(log)).SerializeToString()
     )
     assert codec.decode_append(wire, A, B) == append
-    answer = AppendEntriesResponse(A, B, 5, False, 1, 2, 3, 4)
-    assert codec.decode_append_response(codec.encode_append_response(answer, ENVELOPE), A, B) == answer
+    for watched in (True, False):
+        answer = AppendEntriesResponse(A, B, 5, False, 1, 2, 3, 4, watched)
+        assert codec.decode_append_response(codec.encode_append_response(answer, ENVELOPE), A, B) == answer
     vote = RequestVote(A, B, 5, 9, 4, True, True)
     assert codec.decode_vote(codec.encode_vote(vote, ENVELOPE), A, B) == vote
     vote_answer = RequestVoteResponse(A, B, 5, True, False)
@@ -46,7 +47,7 @@ def test_every_message_survives_the_wire() -> None:
         heartbeat = Heartbeat(A, B, 5, 6, 7, wants_answer)
         assert codec.decode_heartbeat(codec.encode_heartbeat(heartbeat, ENVELOPE), A, B) == heartbeat
     for keeps_vote in (True, False):
-        beat = HeartbeatResponse(A, B, 5, 7, 9, keeps_vote)
+        beat = HeartbeatResponse(A, B, 5, 7, 9, keeps_vote, not keeps_vote)
         assert codec.decode_heartbeat_response(codec.encode_heartbeat_response(beat, ENVELOPE), A, B) == beat
     ask = ReadIndexRequest(A, B, 5, 1 << 62)
     assert codec.decode_read_index(codec.encode_read_index(ask, ENVELOPE), A, B) == ask

@@ -207,6 +207,20 @@ async def test_numbers_are_counted_and_others_are_refused(rig: Rig) -> None:
     assert (text.code, text.metadata["doug-code"]) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_A_NUMBER")
 
 
+async def test_a_client_that_is_judged_is_told_of_an_outcome_and_not_what_was_read(rig: Rig) -> None:
+    """It names one key of a transaction, and may have lost the right to read the others since."""
+    await rig.ask(rig.service.Put, pb.PutRequest(key=b"{a}secret", value=b"word"))
+    write, read = pb.PutRequest(key=b"{a}own", value=b"1"), pb.OperationGet(key=b"{a}secret")
+    both = [pb.Operation(put=write), pb.Operation(get=read)]
+    operations.identity.set("token:app")
+    done = await rig.ask(rig.service.Txn, pb.TxnRequest(success=both, idempotency_key="once"))
+    assert done.results[1].value == b"word"
+    asked = pb.FindOutcomeRequest(key=b"{a}own", idempotency_key="once")
+    found = await rig.ask(rig.service.FindOutcome, asked)
+    assert (found.found, found.result.revision) == (True, done.revision)
+    assert b"word" not in found.SerializeToString()
+
+
 async def test_a_key_makes_a_write_happen_once_and_its_outcome_is_found(rig: Rig) -> None:
     request = pb.IncrementRequest(key=b"n", options=once("first"))
     first = await rig.ask(rig.service.Increment, request)

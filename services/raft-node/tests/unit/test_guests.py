@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from doug.v1 import admin_pb2, doug_pb2
-from doug_wire.auth import tokens
-from doug_wire.auth.document import EMPTY, Document, Held, TokenRecord
+from doug_wire.auth.document import Held, TokenRecord
 from doug_wire.auth.grants import KeyRange, Verb, parse_grant
 from doug_wire.command import CommandError
 from doug_wire.payload import BATCH_OPERATIONS_MAX, TXN_OPERATIONS_MAX
@@ -26,104 +25,13 @@ from raft_node.rpc.doug import batch_execution, operations
 from raft_node.rpc.doug import callers as callers_module
 from raft_node.rpc.doug import guests as guests_module
 from raft_node.rpc.doug.callers import UNSURE_S, Callers
-from raft_node.rpc.doug.guest_room import OF_ONE, Use
-from raft_node.rpc.doug.guests import COPY_S, LOOK_S, Guests
+from raft_node.rpc.doug.guest_room import Use
+from raft_node.rpc.doug.guests import COPY_S, LOOK_S
 from raft_node.rpc.doug.wanted import ADMIN, DOUG, OURS_ALONE, RULES, wanted
+from raft_testing.guests import Aborted, FakeContext, Shard, shown
 
 pb = doug_pb2
 EXPIRES_MS = 2_000_000
-
-
-class Aborted(Exception):  # noqa: N818
-    """What grpc raises out of ``abort``."""
-
-
-class FakeContext:
-    """A call with a client's certificate and some metadata."""
-
-    def __init__(
-        self, *metadata: tuple[str, str | bytes], name: str = "dougdb-client", tls: bool = True, pem: bytes = b""
-    ) -> None:
-        self._metadata = metadata
-        self._pem = pem
-        self._name = name
-        self._tls = tls
-        self.status: grpc.StatusCode | None = None
-        self.code = ""
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        if not self._tls:
-            return {}
-        return {
-            "transport_security_type": [b"ssl"],
-            "x509_subject_alternative_name": [self._name.encode()],
-            **({"x509_pem_cert": [self._pem]} if self._pem else {}),
-        }
-
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        return self._metadata
-
-    def peer(self) -> str:
-        return "ipv4:192.0.2.1:5"
-
-    async def abort(self, status: grpc.StatusCode, details: str, metadata: tuple[tuple[str, str], ...]) -> None:
-        self.status, self.code = status, dict(metadata)["doug-code"]
-        raise Aborted(details)
-
-
-class Shard:
-    """What a shard holds, and a node of it that judges by that."""
-
-    def __init__(self, *, is_copy: bool = False, modes: tuple[str, ...] = ("token",)) -> None:
-        self.document = EMPTY
-        self.revision = 1
-        self.error: Exception | None = None
-        self.asked = 0
-        self.now_s = 1000.0
-        self.lines: list[dict[str, object]] = []
-        clock = lambda: self.now_s  # noqa: E731
-        self.guests = Guests(self.held, is_copy=is_copy, modes=modes, clock=clock, wall_clock=clock)
-        self.callers = Callers(["dougdb-facade"], self.tell, lambda: self.now_s, self.guests)
-
-    def tell(self, event: str, **fields: object) -> None:
-        self.lines.append({"event": event, **fields})
-
-    async def held(self) -> Stored:
-        self.asked += 1
-        if self.error is not None:
-            raise self.error
-        return Stored(self.revision, self.document.encode())
-
-    def becomes(self, document: Document) -> None:
-        self.document, self.revision = document, self.revision + 1
-        self.now_s += LOOK_S
-
-    def makes(self, name: str, *allow: str, expires_ms: int = 0) -> str:
-        minted = tokens.mint()
-        held = Held(tuple(map(parse_grant, allow)))
-        record = TokenRecord(minted.id, minted.salt, minted.digest, held, 1, expires_ms)
-        self.becomes(self.document.with_token(name, record))
-        return minted.text
-
-    async def calls(self, context: FakeContext, method: str, request: Any, service: str = DOUG) -> Any:
-        """The status of a call, None if it is served."""
-        guarded: Any = context
-        try:
-            attend = await self.callers.admit(guarded, service, method, request)
-        except Aborted:
-            return context.status
-        if attend is not None:
-            await attend(answered())
-        return None
-
-
-async def answered() -> str:
-    """A call that is answered at once."""
-    return "done"
-
-
-def shown(token: str) -> FakeContext:
-    return FakeContext(("authorization", f"Bearer {token}"))
 
 
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
@@ -530,26 +438,7 @@ async def test_what_lasts_and_is_allowed_ends_by_itself(shard: Shard) -> None:
     with pytest.raises(UnavailableError, match="damaged"):
         await again(fails())
     assert context.status is None
-    assert shard.callers.room.used == Use(), "nothing is held any more"
-
-
-async def test_a_guest_has_its_share_of_a_node_and_others_have_theirs(shard: Shard) -> None:
-    """Facades are not among them: what they ask for is bounded where their clients ask."""
-    app, other = shard.makes("app", "read:*"), shard.makes("other", "read:*")
-    held = [await shard.callers.admit(shown(app), DOUG, "Scan", EVERY_KEY) for _ in range(OF_ONE.scans)]  # type: ignore[arg-type]
-    refused = shown(app)
-    assert await shard.calls(refused, "Scan", EVERY_KEY) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert refused.code == "OVERLOADED"
-    assert await shard.calls(shown(app), "Get", pb.GetRequest(key=b"k")) is None
-    assert await shard.calls(shown(other), "Scan", EVERY_KEY) is None
-    for attend in held:
-        assert attend is not None
-        assert await attend(answered()) == "done"
-    assert await shard.calls(shown(app), "Scan", EVERY_KEY) is None
-    large = pb.PutRequest(key=b"k", value=bytes(OF_ONE.size + 1))
-    assert await shard.calls(shown(shard.makes("w", "write:*")), "Put", large) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert await shard.calls(shown(other), "Put", pb.PutRequest(key=b"k")) is DENIED
-    assert shard.callers.room.used == Use(), "who is refused holds nothing"
+    assert shard.callers.limits.room.used == Use(), "nothing is held any more"
 
 
 async def test_a_long_batch_ends_when_the_rights_change(shard: Shard) -> None:
@@ -568,7 +457,7 @@ async def test_a_long_batch_ends_when_the_rights_change(shard: Shard) -> None:
         with pytest.raises(Aborted):
             await attend(batch())
     assert context.status is UNKNOWN
-    assert shard.callers.room.used == Use()
+    assert shard.callers.limits.room.used == Use()
 
 
 def test_a_range_is_judged_with_both_ends() -> None:

@@ -188,10 +188,10 @@ class Context:
 class Rig:
     """An interceptor in front of one behaviour."""
 
-    def __init__(self) -> None:
+    def __init__(self, admit: Any = None) -> None:
         self.metrics = Metrics(3)
         self.failures: list[FatalError] = []
-        self.interceptor = CountingInterceptor(self.metrics, self.failures.append)
+        self.interceptor = CountingInterceptor(self.metrics, self.failures.append, admit)
         self.asked = 0
 
     async def handler(self, behaviour: Any, method: str = "/doug.v1.Doug/Get", make: Any = None) -> Any:
@@ -206,6 +206,32 @@ class Rig:
     def value(self, name: str, **labels: str) -> float | None:
         common = {"shard": "3", "grpc_service": "doug.v1.Doug", "grpc_method": "Get", "grpc_type": "unary"}
         return self.metrics.registry.get_sample_value(name, {**common, **labels})
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "judged"),
+    [
+        (grpc.unary_unary_rpc_method_handler, "unary_unary", "request"),
+        (grpc.unary_stream_rpc_method_handler, "unary_stream", "request"),
+        (grpc.stream_unary_rpc_method_handler, "stream_unary", None),
+        (grpc.stream_stream_rpc_method_handler, "stream_stream", None),
+    ],
+)
+async def test_a_caller_is_judged_by_the_request_and_for_a_stream_of_them_by_none(
+    make: Any, kind: str, judged: object
+) -> None:
+    """gRPC hands an iterator over; taken for a request, it made refusals of Pipe fail with a traceback."""
+    asked: list[object] = []
+
+    async def admit(context: object, service: str, method: str, request: object) -> None:
+        asked.append(request)
+
+    async def behaviour(request: object, context: object) -> object:
+        return request
+
+    handler = await Rig(admit).handler(behaviour, make=make)
+    assert await getattr(handler, kind)("request", Context(0)) == "request"
+    assert asked == [judged]
 
 
 async def test_a_call_is_counted_with_its_outcome() -> None:

@@ -46,7 +46,8 @@ class Node:
         self.machine = StateMachine.open(self.engine)
         self.engine.begin_history(self.machine.revision)
         self.damage: list[str] = []
-        self.watches = Watches(self.engine, lambda: self.machine, 8, self.damage.append)
+        self.watched: list[bool] = []
+        self.watches = Watches(self.engine, lambda: self.machine, 8, self.damage.append, self.watched.append)
 
     def apply(self, log: Sequence[Entry]) -> None:
         while log:
@@ -325,6 +326,18 @@ def test_a_waiting_watch_wakes_up_when_something_is_applied_and_they_are_bounded
         node.watches.close_all()
 
     asyncio.run(scenario())
+
+
+def test_whether_anybody_watches_is_told_when_the_first_one_comes_and_when_the_last_one_goes() -> None:
+    node = Node(MemoryFileSystem())
+    first, second = (node.watches.open(None, EVERYTHING) for _ in range(2))
+    assert node.watched == [True]
+    node.watches.close(first)
+    node.watches.close(first)
+    assert node.watched == [True]
+    node.watches.close(second)
+    node.watches.close(second)
+    assert node.watched == [True, False]
 
 
 def test_progress_never_runs_ahead_of_what_was_told() -> None:

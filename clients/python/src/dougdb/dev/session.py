@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shlex
 import signal
 import sys
 import time
@@ -230,6 +231,24 @@ def _controls(stack: contextlib.ExitStack, path: Path | None, supervisor: Superv
         return lambda: None
 
 
+def tour_of(url: str, curl: str, token_file: Path | None) -> list[str]:
+    """Commands that show how to use a cluster, for a shell.
+
+    Args:
+        url: The URL of a facade.
+        curl: How curl is called, to trust that facade.
+        token_file: The file of the token that may do everything; None where nobody has to say who they are.
+    """
+    if token_file is None:
+        return [f"{curl} -X PUT {url}/v1/kv/hello -d world", f"{curl} {url}/v1/kv/hello", f"{curl} {url}/v1/cluster"]
+    return [
+        # The token is for this cluster alone, and not for whoever listens at the usual port.
+        f"export DOUGDB_URL={url}",
+        f"export DOUGDB_TOKEN=$(cat {shlex.quote(str(token_file))})   # it may do everything: docs/auth.md",
+        "dougctl auth token create my-app --allow read:config/",
+    ]
+
+
 class Readiness:
     """Asks the facades until every shard has a leader, then prints how to use the cluster."""
 
@@ -284,10 +303,5 @@ class Readiness:
         say(f"ready: {url}{others}   (Ctrl-C stops everything)")
         if self._plan.shared_port is not None:
             say(f"all facades: {url.rpartition(':')[0]}:{self._plan.shared_port}")
-        if self._token_file is not None:
-            say(f"  export DOUGDB_TOKEN=$(cat {self._token_file})   (it may do everything; see docs/auth.md)")
-            say("  dougctl auth token create my-app --allow read:config/")
-            return
-        say(f"  {self._curl} -X PUT {url}/v1/kv/hello -d world")
-        say(f"  {self._curl} {url}/v1/kv/hello")
-        say(f"  {self._curl} {url}/v1/cluster")
+        for line in tour_of(url, self._curl, self._token_file):
+            say(f"  {line}")

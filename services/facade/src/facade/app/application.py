@@ -6,16 +6,17 @@ decodes, redirects or normalises a key.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
 
+from doug_wire.excess import Excess
+from doug_wire.networks import network_of
 from facade import __version__
 from facade.app.audit import Audit
-from facade.app.excess import Excess
 from facade.app.exchange import DATA_PREFIX, refusal
 from facade.app.front import Front
 from facade.app.gate import Gate
@@ -23,6 +24,7 @@ from facade.app.hot import HotLane
 from facade.app.methods import HEAD, OPTIONS, App, has_head, head_of_get, tell_methods
 from facade.app.onlooker import Onlooker
 from facade.app.origins import Origins
+from facade.app.quotas import Operations
 from facade.app.rules import Rules
 from facade.client.access import Caller, current, peer, sender
 from facade.client.auth_state import AuthState
@@ -81,10 +83,10 @@ class Application:
         # A gate has an audit log of its own, and knows the principals.
         onlooker = Onlooker(Audit(settings.audit_file, metrics.registry)) if settings.audit_file and not gate else None
         self._witness = gate or onlooker
-        self.batch = BatchApp(router, metrics, settings)
+        self.batch, self._txns = BatchApp(router, metrics, settings), TxnApp(router, metrics, settings)
         self._exact: dict[bytes, RawApp | RangeApp] = {
             b"/v1/batch": self.batch,
-            b"/v1/txn": TxnApp(router, metrics, settings),
+            b"/v1/txn": self._txns,
         }
         feeds = router.feeds
         self.audience = Audience(lambda: feeds.open_feeds, lambda: _place(router), metrics.watches)
@@ -106,6 +108,7 @@ class Application:
         if self.front.audit is not None:
             self._note_excess(Excess(self.front.audit.limited), router)
         self.hot = HotLane(router, metrics, self.front, gate)
+        self.batch.quota = self._txns.quota = Operations(self.front.quotas, self._principal)
 
     def _note_excess(self, excess: Excess, router: Router) -> None:
         """Has the audit log told of clients that are refused because they ask for more than their part."""
@@ -175,7 +178,7 @@ class Application:
             self._gate.admit(scope)
         except UnauthenticatedError:
             if self.front.quotas.counts:
-                self.front.quotas.take_stranger(scope["client"][0] if scope.get("client") else "")
+                self.front.quotas.take_stranger(_network(scope))
             raise
 
     def _count(self, raw_path: bytes, scope: Scope) -> None:
@@ -184,12 +187,16 @@ class Application:
         Raises:
             TooManyRequestsError: The client or address has used up its share.
         """
-        address: str = scope["client"][0] if scope.get("client") else ""
-        principal = "" if self._gate is None else current.get().access.name
-        sender.set(principal or address)
-        peer.set(address)
+        network = _network(scope)
+        principal = self._principal()
+        sender.set(principal or network)
+        peer.set(network)
         if self.front.quotas.counts and raw_path.startswith(_OF_KEYS):
-            self.front.quotas.take(principal, address)
+            self.front.quotas.take(principal, network)
+
+    def _principal(self) -> str:
+        """The sender of the request that is being served; empty while clients need not say who they are."""
+        return "" if self._gate is None else current.get().access.name
 
     async def _serve_console(self, console: RawApp, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"]
@@ -281,7 +288,7 @@ def _place(router: Router) -> tuple[str, int]:
     return cluster_of(directory.cluster_id), 0 if directory.map is None else directory.map.epoch
 
 
-def _untold(caller: Caller, what: str, name: str) -> None:
+def _untold(caller: Caller, what: str, name: str, may: Sequence[str]) -> None:
     """Does nothing: stands for the audit log while there are no users who could be changed."""
 
 
@@ -322,3 +329,8 @@ def make_fastapi(
     openapi.install(app)
     docs.install(app)
     return app
+
+
+def _network(scope: Scope) -> str:
+    """What limits by address count a request by; empty if its address is not known."""
+    return network_of(scope["client"][0]) if scope.get("client") else ""

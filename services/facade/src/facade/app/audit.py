@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, BinaryIO
 from urllib.parse import quote_from_bytes
 
@@ -33,6 +33,8 @@ BURST = 1000.0
 EVENTS = ("refused", "limited", "admin", "auth", "session")
 KEY_CHARACTERS_MAX = 256
 METHOD_CHARACTERS_MAX = 32
+MAY_MAX = 32
+"""How many grants and roles of one token or role a line tells of."""
 
 log = structlog.get_logger()
 
@@ -126,9 +128,21 @@ class Audit:
         """Notes what an operator did, or tried to do."""
         self._tell("admin", caller, {"path": path[:KEY_CHARACTERS_MAX], "outcome": str(status)})
 
-    def changed(self, caller: Caller, what: str, name: str) -> None:
-        """Notes that a role, a user or a token was changed."""
-        self._tell("auth", caller, {"action": what, "name": name[:KEY_CHARACTERS_MAX], "outcome": "done"})
+    def changed(self, caller: Caller, what: str, name: str, may: Sequence[str] = ()) -> None:
+        """Notes that a role, a user or a token was changed.
+
+        Args:
+            caller: Who has changed it.
+            what: What was done.
+            name: To what.
+            may: The grants and roles that it has from now on: once a token is gone nothing else tells of them.
+        """
+        fields: dict[str, object] = {"action": what, "name": name[:KEY_CHARACTERS_MAX]}
+        if may:
+            fields["may"] = [each[:KEY_CHARACTERS_MAX] for each in may[:MAY_MAX]]
+        if len(may) > MAY_MAX:
+            fields["may_also"] = len(may) - MAY_MAX
+        self._tell("auth", caller, {**fields, "outcome": "done"})
 
     def signed(self, caller: Caller, what: str, name: str) -> None:
         """Somebody signed in or out: anybody with a token may, as often as they like."""

@@ -19,6 +19,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from doug_wire.networks import network_of
 from facade.app.front import Front, too_much_unread
 from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.client.receipts import SERVER_TIMING
@@ -103,7 +104,7 @@ class Exchange(RequestResponseCycle):
     def too_much_unread(self) -> bool:
         """Whether clients, or those of this client's address alone, leave too many bytes unread."""
         client: Any = self.scope["client"]
-        return self._front.unread.full_for(client[0] if client else "")
+        return self._front.unread.full_for(network_of(client[0]) if client else "")
 
     async def drained(self) -> None:
         """Waits until the client has taken most of what was written, or is gone."""

@@ -34,6 +34,7 @@ from doug_wire.auth.grants import ALL, NOTHING
 from facade.app.audit import Audit
 from facade.app.bearers import BearerError, Bearers
 from facade.app.certificates import NONE, Certificate
+from facade.app.origins import SAFE, Seen, is_own_page
 from facade.app.plain import proof_of
 from facade.app.rules import Need, Rule, Rules
 from facade.app.sign_ins import Facts, SignIns, set_cookie
@@ -181,6 +182,8 @@ class Gate:
             shown = self._sign_ins.read(scope["headers"], made.method, self._clock()) if not headers else None
             if shown is not None:
                 return made._replace(access=self._signed_in(shown))
+            if not headers and certificate.name:
+                _check_page(scope)
             found = self.known(proof_of(headers[0]) if headers else b"", certificate)
             access = self._prove(headers[0] if headers else b"", certificate) if found is None else found.access
         except (UnauthenticatedError, BadRequestError) as error:
@@ -418,6 +421,17 @@ class Gate:
 
 
 _STRANGER = Access("", NOTHING)
+
+
+def _check_page(scope: Mapping[str, Any]) -> None:
+    """Refuses what a foreign page may have had sent with a certificate, which a browser shows whatever page asks.
+
+    Raises:
+        BadRequestError: 403; the request may change something, and does not come from one of our own pages.
+    """
+    if scope["method"] not in SAFE and not is_own_page(Seen(scope["headers"])):
+        detail = "A certificate proves nothing for another site's page: its requests need Authorization."
+        raise BadRequestError("cross_origin", detail, status=403)
 
 
 def _key(authorization: bytes, certificate: Certificate) -> bytes:

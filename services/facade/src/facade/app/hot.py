@@ -96,6 +96,7 @@ class HotRequest:
     Attributes:
         method: The request's method.
         address: The client's address.
+        network: The part of it that limits by address count by.
         caller: The sender; None while clients need not say who they are.
         keep_alive: Whether the connection goes on behind the answer.
         body: The pieces of the request's body.
@@ -104,7 +105,7 @@ class HotRequest:
 
     __slots__ = (
         "address", "body", "caller", "condition", "content_type", "idempotency_key", "keep_alive", "key", "method",
-        "mode", "operation", "request_id", "session", "size", "started_s", "ttl",
+        "mode", "network", "operation", "request_id", "session", "size", "started_s", "ttl",
     )  # fmt: skip
 
     def __init__(
@@ -120,7 +121,7 @@ class HotRequest:
         self.ttl = ttl
         self.request_id = request_id(head.named)
         self.session = session
-        self.address = ""
+        self.address = self.network = ""
         self.keep_alive = head.keep_alive
         self.body: list[bytes] = []
         self.size = 0
@@ -303,10 +304,10 @@ class HotLane:
         request.started_s = perf_counter()
         self._metrics.inflight += 1
         body, request.body = request.body, []
-        caller, address = request.caller, request.address
-        client = address if caller is None else caller.access.name
+        caller, network = request.caller, request.network
+        client = network if caller is None else caller.access.name
         if self._front.quotas.counts:
-            self._front.quotas.take("" if caller is None else client, address)
+            self._front.quotas.take("" if caller is None else client, network)
         try:
             if request.method == "GET":
                 operation = self._router.read(
@@ -401,7 +402,7 @@ class HotLane:
         if request.method == "DELETE":
             return 204, [shown, b""]
         value = result.value
-        if len(value) > HIGH_WATER_BYTES and self._front.unread.full_for(request.address):
+        if len(value) > HIGH_WATER_BYTES and self._front.unread.full_for(request.network):
             self._front.unread.refused += 1
             return self._refused(request, too_much_unread())
         head = b'%bcontent-length: %d\r\netag: "%d"\r\nvary: accept\r\n%b' % (

@@ -24,6 +24,7 @@ import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
 from facade.app.exchange import App, Exchange, Target, last_word, refusal
@@ -74,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._incoming = Progress()
         self._body_bytes = self._body_held = 0
         self._certificate = certificates.NONE
-        self._address = ""
+        self._address = self._network = ""
         self._is_guest = False
         self._head_timeout_s = front.head_timeout_s
 
@@ -86,8 +87,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self.head_since_s = self.loop.time()
         self._certificate = certificates.shown_by(self.transport)
         self._address = self.client[0] if self.client else ""
-        self._outgoing = Outgoing(self.transport, self._front.unread, self._address)
-        if not self._front.quotas.connect(self._address):
+        self._network = network_of(self._address)
+        self._outgoing = Outgoing(self.transport, self._front.unread, self._network)
+        if not self._front.quotas.connect(self._network):
             self._refuse(TooManyRequestsError("Too many connections are open from this address."))
         elif len(self.connections) > self._front.connections_max:
             self._lane, self._is_guest = None, True
@@ -98,7 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells the handlers of open requests that nobody reads their answers."""
         self.connections.discard(self)
-        self._front.quotas.disconnect(self._address)
+        self._front.quotas.disconnect(self._network)
         self._front.reserve.leave(self)
         self._later.clear()
         self._unparsed = b""
@@ -218,7 +220,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif (hot := self._lane.again(data, self._last_head, self._certificate)) is not None:
             # A request begins here and repeats the head of an earlier one: the parser need not see it.
             self.idle_since_s = None
-            hot.address = self._address
+            hot.address, hot.network = self._address, self._network
             self._ended = not hot.keep_alive
             self._start_hot(hot)
         else:
@@ -293,17 +295,15 @@ class LimitedProtocol(HttpToolsProtocol):
         """Takes a request whose head is complete, and has it answered, now or in its turn."""
         self.head_since_s = None
         self._in_head = False
-        if self._ended:
-            return
-        if self.parser.should_upgrade():
-            return  # The parser stops here: _ignore_upgrade goes on.
+        if self._ended or self.parser.should_upgrade():
+            return  # At an upgrade the parser stops here: _ignore_upgrade goes on.
         version = self.parser.get_http_version()
         if self._lane is not None and version == "1.1":
             method, keep_alive = self.parser.get_method(), self.parser.should_keep_alive()
             taken = self._lane.take(method, self.url, self.headers, self._certificate, keep_alive=keep_alive)
             if taken is not None:
                 self._hot, self._plain = taken
-                self._hot.address = self._address
+                self._hot.address, self._hot.network = self._address, self._network
                 return
         self._begin_exchange(version)
 
@@ -371,13 +371,13 @@ class LimitedProtocol(HttpToolsProtocol):
         arriving = self._front.arriving
         self._body_bytes += size
         self._body_held += size
-        arriving.add(self._address, size)
-        if arriving.full_for(self._address):
+        arriving.add(self._network, size)
+        if arriving.full_for(self._network):
             arriving.refused += 1
             raise NotAppliedError("overloaded", "Too many bodies are being received.")
 
     def _release_body(self) -> None:
-        self._front.arriving.add(self._address, -self._body_held)
+        self._front.arriving.add(self._network, -self._body_held)
         self._body_held = 0
 
     def on_message_complete(self) -> None:

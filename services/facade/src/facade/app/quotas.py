@@ -1,60 +1,25 @@
 """How many requests a second each principal and each address may send, and how many connections an address may have.
 
 All of it is off unless the settings say otherwise, and costs nothing then: fairness under load is not made of rates
-(``facade.client.turns``). A rate is a bucket that fills while nobody asks: a second's requests may come at once. What
-is refused is refused before anything is proposed, 429 with the time after which there is room again.
+(``facade.client.turns``). What is refused is refused before anything is proposed, 429 with the time after which there
+is room again; how a rate counts, tells ``doug_wire.rates``. An address is a whole network of IPv6
+(``doug_wire.networks``).
 
 Probes, metrics and what operators use ask for nothing here, so that a flood leaves them alone. Must not know routes.
 
-Invariant: what is kept of clients is bounded; a client whose bucket is full is not kept.
+Invariant: nothing is kept of an address without connections.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from math import ceil
 
+from doug_wire.rates import Rate
+from facade.client.access import peer
 from facade.errors import TooManyRequestsError
+from facade.routes.quota import Quota
 from facade.settings import Settings
-
-CLIENTS_MAX = 10_000
-
-
-class Rate:
-    """Bounds the requests a second of each of many clients."""
-
-    def __init__(self, per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Lets each client send ``per_s`` requests a second, and as many at once; 0 for any number."""
-        self._per_s = per_s
-        self._clock = clock
-        self._full_s: dict[str, float] = {}
-        """By client, when its bucket will be full again."""
-        self.refused = 0
-
-    def take(self, client: str) -> None:
-        """Counts one request.
-
-        Raises:
-            TooManyRequestsError: Its client or address has used up its share.
-        """
-        if not self._per_s:
-            return
-        now_s = self._clock()
-        full_s = max(now_s, self._full_s.get(client, 0.0)) + 1 / self._per_s
-        if full_s - now_s > 1.0 + 1e-9:
-            self.refused += 1
-            wait_s = max(1, ceil(full_s - now_s - 1.0))
-            raise TooManyRequestsError(f"You may send {self._per_s} requests a second.", wait_s)
-        if len(self._full_s) >= CLIENTS_MAX and client not in self._full_s:
-            self._forget(now_s)
-        self._full_s[client] = full_s
-
-    def _forget(self, now_s: float) -> None:
-        self._full_s = {client: full_s for client, full_s in self._full_s.items() if full_s > now_s}
-        while len(self._full_s) >= CLIENTS_MAX:
-            # Requests come from so many addresses that limits per address would not help.
-            del self._full_s[next(iter(self._full_s))]
 
 
 class Quotas:
@@ -81,26 +46,31 @@ class Quotas:
         """How many requests were refused."""
         return self._principals.refused + self._addresses.refused
 
-    def take(self, principal: str, address: str) -> None:
-        """Counts one request of keys.
+    def take(self, principal: str, address: str, count: int = 1) -> None:
+        """Counts a request of keys.
 
         Args:
             principal: The sender; empty while clients need not say who they are.
             address: The client's address.
+            count: The number of operations in it.
 
         Raises:
             TooManyRequestsError: Its client or address has used up its share.
         """
-        self._take(self._addresses, address)
+        self._take(self._addresses, address, count)
         if principal:
-            self._take(self._principals, principal)
+            self._take(self._principals, principal, count)
 
-    def _take(self, rate: Rate, client: str) -> None:
-        try:
-            rate.take(client)
-        except TooManyRequestsError:
+    def charge(self, principal: str, address: str, count: int) -> None:
+        """Counts operations of a request that was counted once and let in; see ``take`` for what it is given."""
+        self._addresses.charge(address, count)
+        if principal:
+            self._principals.charge(principal, count)
+
+    def _take(self, rate: Rate, client: str, count: int = 1) -> None:
+        if wait_s := rate.take(client, count):
             self.on_refused("rate", client)
-            raise
+            raise TooManyRequestsError(f"You may send {rate.per_s} requests a second.", wait_s)
 
     def take_stranger(self, address: str) -> None:
         """Counts a request, whatever it was for, of somebody who could not be told who they are.
@@ -129,3 +99,22 @@ class Quotas:
                 self._connections[address] = count
             else:
                 self._connections.pop(address, None)
+
+
+class Operations(Quota):
+    """Counts the operations of the request that is being served for its sender and its address."""
+
+    def __init__(self, quotas: Quotas, principal: Callable[[], str]) -> None:
+        """Counts in ``quotas``; ``principal`` gives the sender, as ``Quotas.take`` is given it."""
+        self._quotas = quotas
+        self._principal = principal
+
+    def charge(self, operations: int) -> None:
+        """See ``Quota``."""
+        if self._quotas.counts:
+            self._quotas.charge(self._principal(), peer.get(), operations)
+
+    def take(self, operations: int) -> None:
+        """See ``Quota``."""
+        if self._quotas.counts:
+            self._quotas.take(self._principal(), peer.get(), operations)

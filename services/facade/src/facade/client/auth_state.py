@@ -7,6 +7,8 @@ Invariants:
     1. A change is made from what shard 0 holds and counts only if that is still held: none is lost.
     2. ``age_s`` says how old the copy may be; the copy itself stays, whatever becomes of shard 0.
     3. What somebody changes leaves room to note when each token was last used.
+    4. No other shard is told that its copy is the newest while that is of another history: a backup's cuts are of
+       different moments, and shard 0 may have been recovered without its last changes.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class AuthState:
         self._poll_s = poll_s
         self._heard_s: float | None = None
         self._copied: dict[int, tuple[int, int, str]] = {}
+        self._alike: set[int] = set()
+        """The shards whose copies were seen to be of the history of shard 0."""
         self._looks = 0
         self._not_understood = 0
         self.document: Document = EMPTY
@@ -112,6 +116,9 @@ class AuthState:
                 log.error("auth.not_understood", reason=str(error), revision=revision)
             self._not_understood = revision
             return False
+        if revision < self.revision:
+            self._alike.clear()  # Shard 0 has lost changes, which the copies may have.
+            self._copied.clear()
         self.document, self.revision = document, revision
         self.on_change()
         return True
@@ -132,16 +139,33 @@ class AuthState:
 
     async def _copy_to(self, shard: Shard) -> None:
         told = self._newest(shard)
-        revision, data = self.revision, self.document.encode()
+        revision, document = self.revision, self.document
+        if shard.id not in self._alike:
+            held = await call_leader(shard, lambda node: node.get_auth(0, CALL_S))
+            if held is None or isinstance(held, Refusal):
+                return
+            if held.revision > revision or (held.revision == revision and not _is(document, held.document)):
+                log.warning("auth.copy_ahead", shard=shard.id, revision=held.revision, newest=revision)
+                await self._set_once_more(revision, document)
+                return
+            self._alike.add(shard.id)
         held = await call_leader(shard, lambda node: node.get_auth(revision, CALL_S))
         if held is None or isinstance(held, Refusal):
             return
         if held.revision < revision:
-            request = admin_pb2.SetAuthRequest(revision=revision, document=data, copy=True)
+            request = admin_pb2.SetAuthRequest(revision=revision, document=document.encode(), copy=True)
             given = await call_leader(shard, lambda node: node.set_auth(request, CALL_S))
             if given is None or (isinstance(given, Refusal) and given.code != "CHANGED"):
                 return
         self._copied[shard.id] = told
+
+    async def _set_once_more(self, revision: int, document: Document) -> None:
+        """Gives the document of shard 0 the next number, so that it gets ahead of copies that know of another one."""
+        shard = self._directory.shards[0]
+        request = admin_pb2.SetAuthRequest(
+            expected_revision=revision, revision=revision + 1, document=document.encode()
+        )
+        await call_leader(shard, lambda node: node.set_auth(request, CALL_S))
 
     # Changes.
 
@@ -187,6 +211,14 @@ class AuthState:
             return True
 
         return await ask_leader(shard, call, CHANGE_S, _judge_change, _late)
+
+
+def _is(document: Document, data: bytes) -> bool:
+    """Whether these bytes are a document, whichever version has written them."""
+    try:
+        return documents.decode(data) == document
+    except DocumentError:
+        return False
 
 
 def _decoded(held: admin_pb2.GetAuthResponse) -> Document:

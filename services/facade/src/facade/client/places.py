@@ -63,8 +63,8 @@ class Places:
         self._of_address = of_address or total
         self._clients: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
-        self._waiting: dict[str, deque[_Waiter]] = {}
-        """By client, in the order of their turns: those that wait."""
+        self._waiting: dict[str, dict[str, deque[_Waiter]]] = {}
+        """By client, and of each by address, in the order of their turns: those that wait."""
         self.taken = 0
         self.refused = 0
         self.on_refused: Callable[[str, str], None] = lambda limit, client: None
@@ -110,8 +110,7 @@ class Places:
     async def _wait(self, client: str, address: str, patience_s: float) -> None:
         """Waits until the sender has a place; raises what ``one_soon`` does."""
         waiter = _Waiter(address, asyncio.get_running_loop().create_future())
-        queue = self._waiting.setdefault(client, deque())
-        queue.append(waiter)
+        self._waiting.setdefault(client, {}).setdefault(address, deque()).append(waiter)
         try:
             async with asyncio.timeout(patience_s):
                 await waiter.has_place
@@ -125,10 +124,13 @@ class Places:
     def _leave(self, client: str, waiter: _Waiter) -> None:
         """Lets a request go that waits no more, perhaps just after it was given a place."""
         if waiter.has_place.cancelled():
-            queue = self._waiting.get(client, deque())
+            queues = self._waiting.get(client, {})
+            queue = queues.get(waiter.address, deque())
             if waiter in queue:
                 queue.remove(waiter)
                 if not queue:
+                    del queues[waiter.address]
+                if not queues:
                     del self._waiting[client]
             self._hand_on()
         else:
@@ -168,24 +170,35 @@ class Places:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        """Gives free places to those who may have them, the first request of each client in turn."""
+        """Gives free places to those who may have them, one request of each client in turn."""
         handed = True
         while handed and self.taken < self._total:
             handed = False
-            for client, queue in list(self._waiting.items()):
-                while queue and queue[0].has_place.done():
-                    queue.popleft()  # It was cancelled, and has not come to leave yet.
-                if queue and self._refusal(client, queue[0].address) is not None:
-                    continue
-                del self._waiting[client]
-                if not queue:
-                    continue
+            for client, queues in list(self._waiting.items()):
+                waiter = self._next(client, queues)
+                if waiter is not None:
+                    self._take(client, waiter.address)
+                    waiter.has_place.set_result(None)
+                    handed = True
+                if waiter is not None or not queues:
+                    del self._waiting[client]
+                if queues:
+                    self._waiting[client] = queues  # If it had its turn, behind the others.
+
+    def _next(self, client: str, queues: dict[str, deque[_Waiter]]) -> _Waiter | None:
+        """Takes the request whose turn it is off a client's queues: the first of an address that may have a place."""
+        for address, queue in list(queues.items()):
+            while queue and queue[0].has_place.done():
+                queue.popleft()  # It was cancelled, and has not come to leave yet.
+            if not queue:
+                del queues[address]
+            elif self._refusal(client, address) is None:
                 waiter = queue.popleft()
+                del queues[address]
                 if queue:
-                    self._waiting[client] = queue  # Behind the others.
-                self._take(client, waiter.address)
-                waiter.has_place.set_result(None)
-                handed = True
+                    queues[address] = queue
+                return waiter
+        return None
 
 
 class Bytes:

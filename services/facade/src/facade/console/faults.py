@@ -62,7 +62,7 @@ class FaultsApp(RawApp):
         parse_query(request.query, frozenset())
         headers = dict(request.raw_headers)
         check_media_type(headers.get(b"content-type"), (JSON_TYPE,))
-        asked = _asked(bodies.parse_json(await bodies.read(request.receive, BODY_BYTES_MAX, BODY_TIMEOUT_S)))
+        asked = _asked(bodies.parse_named(await bodies.read(request.receive, BODY_BYTES_MAX, BODY_TIMEOUT_S)))
         answer = await self._ask(asked)
         refused = answer.get("error")
         if isinstance(refused, str):

@@ -7,7 +7,7 @@ told once, by the answer that made it, and its secret is nowhere in the facade; 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple, Protocol
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -38,7 +38,7 @@ from facade.settings import Settings
 NAME = Field(min_length=1, max_length=200)
 GRANTS_MAX = 256
 
-Tell = Callable[[Caller, str, str], None]
+Tell = Callable[[Caller, str, str, Sequence[str]], None]
 
 
 class _View(BaseModel):
@@ -251,8 +251,10 @@ class _Users:
             raise _disabled()
         return self._state
 
-    async def change(self, make: Callable[[Document], Document], what: str, name: str) -> Document:
-        """Changes the document, and notes the change in the audit log.
+    async def change(
+        self, make: Callable[[Document], Document], what: str, name: str, may: Sequence[str] = ()
+    ) -> Document:
+        """Changes the document, and notes the change in the audit log, with what somebody may do by it from now on.
 
         Raises:
             ProblemError: The change is refused, or may or may not have been made.
@@ -265,7 +267,7 @@ class _Users:
             raise BadRequestError("bad_auth", f"{error}.", status=409) from None
         except DocumentError as error:
             raise BadRequestError("bad_auth", f"{error}.") from None
-        self._tell(current.get(), what, name)
+        self._tell(current.get(), what, name, may)
         return made
 
     async def make_token(self, wanted: NewToken, *, first: bool = False) -> MadeToken:
@@ -282,7 +284,8 @@ class _Users:
                 raise TakenError("there are roles, users or tokens already; make one more token, with the role admin")
             return document.with_token(wanted.name, record)
 
-        await self.change(add, "token created", wanted.name)
+        may = [*_shown(held.allow), *(f"role {role}" for role in held.roles)]
+        await self.change(add, "token created", wanted.name, may)
         return MadeToken(
             token=made.text,
             name=wanted.name,
@@ -319,7 +322,7 @@ def make_router(
     Args:
         settings: The settings.
         state: Holds roles, users and tokens; None if clients are not authenticated.
-        tell: Called with every change: who made it, what was done, and to what.
+        tell: Called with every change: who made it, what was done, to what, and what that may do from now on.
         now_s: The time, in seconds since the epoch.
         sessions: The sessions of browsers; None if clients are not authenticated.
     """
@@ -443,7 +446,8 @@ def _add_roles(routes: APIRouter, users: _Users) -> None:
     async def set_role(name: str, wanted: RoleGrants) -> RolesView:
         """Make a role, or replace its grants."""
         grants = _grants(wanted.allow)
-        return _roles_view(await users.change(lambda document: document.with_role(name, grants), "role set", name))
+        made = await users.change(lambda document: document.with_role(name, grants), "role set", name, _shown(grants))
+        return _roles_view(made)
 
     @routes.delete("/v1/auth/roles/{name}", responses=_CHANGES, dependencies=[Depends(_only())])
     async def delete_role(name: str) -> RolesView:

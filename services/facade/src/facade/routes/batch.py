@@ -24,10 +24,11 @@ from facade.client.metrics import Metrics
 from facade.client.places import Bytes
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
-from facade.errors import BadRequestError, ProblemError
+from facade.errors import BadRequestError, ProblemError, TooManyRequestsError
 from facade.routes import body as bodies
 from facade.routes import problem
 from facade.routes.options import Headers, RequestOptions, parse_write
+from facade.routes.quota import Quota
 from facade.routes.raw import (
     CLOSE,
     JSON_TYPE,
@@ -109,6 +110,7 @@ class BatchApp(RawApp):
     Attributes:
         fanout: Carries batches out.
         bodies: The bytes that requests may keep in memory.
+        quota: Counts operations for the rates of clients.
     """
 
     route = "/v1/batch"
@@ -121,6 +123,7 @@ class BatchApp(RawApp):
         self._timeout_s = settings.request_timeout_ms / 1000
         self._body_timeout_s = settings.body_timeout_ms / 1000
         self._timed = settings.server_timing_enabled
+        self.quota = Quota()
         self.bodies = Bytes("batches are being carried out", settings.queue_bytes_max, BODY_BYTES_MAX)
         metrics.places += (self.bodies, self.fanout.values)
 
@@ -172,6 +175,7 @@ class BatchApp(RawApp):
         if len(operations) > BATCH_OPERATIONS_MAX:
             detail = f"A batch has at most {BATCH_OPERATIONS_MAX} operations, not {len(operations)}."
             raise BadRequestError("body_too_large", detail, status=413)
+        self.quota.charge(len(operations) - 1)
         parts = []
         for place, operation in enumerate(operations):
             parts.append(parse_part(place, operation))
@@ -226,7 +230,8 @@ class BatchApp(RawApp):
         begun = False
         kind = (b"content-type", NDJSON_TYPE)
         try:
-            async for group in self._groups(request.receive):
+            async for arrived in self._groups(request.receive):
+                group = self._counted(arrived)
                 async for shown, seen, receipt in self._in_rounds(group, options, session):
                     session = grown(session, seen)
                     if not begun:
@@ -244,6 +249,17 @@ class BatchApp(RawApp):
         if not begun:
             await request.start(200, (kind, *options.asked.mode.headers))
         await request.send(b"")
+
+    def _counted(self, group: list[Part]) -> list[Part]:
+        """Counts the operations of a group; if the client has sent too many before, they are refused one by one."""
+        if group[0].place == 0:
+            self.quota.charge(len(group) - 1)
+            return group
+        try:
+            self.quota.take(len(group))
+        except TooManyRequestsError as error:
+            return [Part(each.place, error) for each in group]
+        return group
 
     async def _groups(self, receive: bodies.Receive) -> AsyncIterator[list[Part]]:
         """The operations of a stream, some at a time: what has arrived, and not more than is carried out together.

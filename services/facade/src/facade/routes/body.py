@@ -7,6 +7,7 @@ Must not know what the bytes are for. Invariants: (1) no more than the limit is 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -83,3 +84,28 @@ def parse_json(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequestError("bad_json", f"The body is not JSON: {error}.") from None
+
+
+def parse_named(body: bytes) -> Any:
+    """Reads a JSON body as ``parse_json`` does, for a route on which no two readers may understand it differently.
+
+    Of two members of one name some programs take the first and others the last, so that whoever looked a request
+    through would not see what is done. It takes some times as long as ``parse_json``.
+
+    Raises:
+        BadRequestError: The body is not JSON, or names a member of an object twice.
+    """
+    document = parse_json(body)
+    try:
+        # The numbers do not count here, and Python refuses long ones.
+        json.loads(body, object_pairs_hook=_check_names, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise BadRequestError("bad_json", "The body is nested too deeply.") from None
+    return document
+
+
+def _check_names(pairs: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in pairs}
+    if len(names) < len(pairs):
+        twice = next(name for name in names if sum(name == other for other, _ in pairs) > 1)
+        raise BadRequestError("bad_json", f"The body names {twice[:64]!r} twice in one object.")

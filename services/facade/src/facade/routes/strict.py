@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from facade.routes.body import parse_json, read
+from facade.routes.body import parse_named, read
 from facade.routes.raw import JSON_TYPE, check_acceptable
 
 JSON_BYTES_MAX = 1 << 20
@@ -34,7 +34,7 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         """The whole body as JSON."""
-        return parse_json(await self.body())
+        return parse_named(await self.body())
 
 
 class StrictRoute(APIRoute):

@@ -28,6 +28,7 @@ from facade.client.router import Router
 from facade.errors import BadRequestError, InternalError
 from facade.routes import body as bodies
 from facade.routes.options import Headers, parse_write
+from facade.routes.quota import Quota
 from facade.routes.raw import JSON_TYPE, RawApp, RawRequest, check_acceptable, check_length, check_media_type
 from facade.routes.results import decided, item_view
 from facade.routes.sessions import begin_session
@@ -76,7 +77,11 @@ def parse_txn(document: object) -> tuple[list[Compare], list[Command], list[Comm
 
 
 class TxnApp(RawApp):
-    """The route."""
+    """The route.
+
+    Attributes:
+        quota: Counts operations for the rates of clients.
+    """
 
     route = "/v1/txn"
     methods = frozenset({"POST"})
@@ -85,6 +90,7 @@ class TxnApp(RawApp):
         super().__init__(metrics)
         self._router = router
         self._body_timeout_s = settings.body_timeout_ms / 1000
+        self.quota = Quota()
 
     async def serve(self, request: RawRequest) -> None:
         """See ``RawApp``."""
@@ -102,6 +108,7 @@ class TxnApp(RawApp):
         body = await bodies.read(request.receive, BODY_BYTES_MAX, self._body_timeout_s)
         compares, success, failure = parse_txn(bodies.parse_json(body))
         keys = [compare.key for compare in compares] + [operation.key for operation in (*success, *failure)]
+        self.quota.charge(len(keys) - 1)
         self._check_one_shard(keys)
         txn = Txn(
             tuple(compares),

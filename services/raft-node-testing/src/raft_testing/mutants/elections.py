@@ -197,4 +197,15 @@ MUTANTS = (
         "    needed = max(1, majority(len(voters)) - 1)\n",
         "unit/test_raft_paper.py::TestSection52Elections::test_votes_of_a_minority_or_of_one_node_repeated_do_not_elect",
     ),
+    Mutant(
+        "M114",
+        "a watched follower is told the commit index before it has acknowledged the entries up to there",
+        (4, 5),
+        "raft/leader.py",
+        "                if hurried and self._owes_commit_index(peer):\n                    self._notice(node, peer)\n",
+        "                if hurried and peer.told_commit_index < self._log.commit_index:\n"
+        "                    peer.told_commit_index = index = self._log.commit_index\n"
+        "                    self._outbox.send(Heartbeat(self._id, node, self._term, index, 0, answer=False))\n",
+        "unit/test_raft_watched.py::test_a_notice_waits_for_the_answer_that_shows_that_its_receiver_has_the_entries",
+    ),
 )

@@ -160,6 +160,7 @@ def build(
         lambda: driver.machine,
         settings.watches_max,
         lambda reason: timeline.record("history_damaged", reason=reason),
+        core.be_watched,
     )
     stack.callback(watches.close_all)
     context.space.give_way = partial(_give_up_history, context, engine)

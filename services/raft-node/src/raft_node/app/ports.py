@@ -26,6 +26,7 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug.callers import Callers
+from raft_node.rpc.doug.guest_limits import GuestLimits
 from raft_node.rpc.doug.guests import Guests
 from raft_node.rpc.doug.service import DougService
 from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
@@ -78,7 +79,7 @@ async def open_ports(
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
     guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0, modes=settings.auth_modes)
-    callers = Callers(settings.trusted_names, _log.warning, guests=guests)
+    callers = _callers(context, guests)
     admit = callers.admit if settings.guarded else None
     counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
     connections = shares(descriptors.raise_limit())[:2]
@@ -122,3 +123,15 @@ async def open_ports(
     await peer_port.open(settings.peer_listen, "peer")
     await client_port.open(settings.client_listen, "client")
     return Ports(raft_service, doug_service, client_port)
+
+
+def _callers(context: Context, guests: Guests) -> Callers:
+    """Who may call Doug and Admin, and how much of it."""
+    settings, metrics = context.settings, context.metrics
+    limits = GuestLimits(
+        settings.client_requests_per_s,
+        settings.address_requests_per_s,
+        _log.warning,
+        lambda limit: metrics.calls_limited[limit].inc(),
+    )
+    return Callers(settings.trusted_names, _log.warning, guests=guests, limits=limits)

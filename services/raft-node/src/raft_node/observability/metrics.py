@@ -152,6 +152,10 @@ class Metrics:
         self.grpc_messages_sent = self._counter(
             "dougdb_grpc_messages_sent", "gRPC messages that this node sent", "service", "method"
         )
+        self.calls_limited = self._outcomes(
+            self._counter("dougdb_calls_limited", "Calls refused because of their client's limits", "reason"),
+            *("rate", "share"),
+        )
         call = ("grpc_type", "grpc_service", "grpc_method")
         self.grpc_started = self._counter("grpc_server_started", "Calls that began", *call)
         self.grpc_handled = self._counter("grpc_server_handled", "Calls that ended, by status", *call, "grpc_code")

@@ -34,7 +34,7 @@ class Follower:
         if not self._roles.follow(message.term, message.sender):
             return
         state.leader_commit_index = max(state.leader_commit_index, message.commit_index)
-        answer, changed = take_entries(state.log, message, state.term)
+        answer, changed = take_entries(state.log, message, state.term, watched=state.watched)
         if changed:
             state.outbox.change += 1
             # Both count: an entry was truncated, and another was appended.
@@ -68,6 +68,7 @@ class Follower:
                 message.read_token,
                 state.log.last_index,
                 state.config.lease_ticks > 0,
+                state.watched,
             )
         )
 
@@ -79,7 +80,9 @@ def refusal(message: AppendEntries, term: int, hint_index: int, hint_term: int) 
     )
 
 
-def take_entries(log: RaftLog, message: AppendEntries, term: int) -> tuple[AppendEntriesResponse, bool]:
+def take_entries(
+    log: RaftLog, message: AppendEntries, term: int, *, watched: bool
+) -> tuple[AppendEntriesResponse, bool]:
     """Takes over entries of this term's leader as far as they fit; returns the answer, and whether the log changed."""
     entries, prev = message.entries, message.prev_log_index
     last_new = prev + len(entries)
@@ -93,4 +96,4 @@ def take_entries(log: RaftLog, message: AppendEntries, term: int) -> tuple[Appen
     changed = log.merge(entries)
     # Entries behind the last new one may be a deposed leader's: its commit index does not speak of them.
     log.commit_to(min(message.commit_index, last_new))
-    return AppendEntriesResponse(message.receiver, message.sender, term, True, last_new, 0, 0, 0), changed
+    return AppendEntriesResponse(message.receiver, message.sender, term, True, last_new, 0, 0, 0, watched), changed

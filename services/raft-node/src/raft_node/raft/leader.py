@@ -35,6 +35,7 @@ from raft_node.raft.messages import (
     TimeoutNow,
 )
 from raft_node.raft.outbox import Outbox
+from raft_node.raft.pace import Pace
 from raft_node.raft.progress import Progress, ProgressState
 from raft_node.raft.quorum import is_quorum, majority, quorum_value
 from raft_node.raft.read_index import ReadIndexRounds
@@ -88,8 +89,7 @@ class Leader:
         self._other_voters: tuple[NodeId, ...] = ()
         # The entry that the caller is about to append is the first of this term.
         self._term_start_index = log.last_index + 1
-        self._proposed_tick = now - config.heartbeat_ticks
-        self._streaming = False
+        self._pace = Pace(config.heartbeat_ticks, now)
         self.transfer: Transfer | None = None
         self.reads = ReadIndexRounds(last_read_token)
         self.lease = Lease(config.lease_ticks)
@@ -107,9 +107,8 @@ class Leader:
     # Time.
 
     def proposed(self, now: int) -> None:
-        """Notes that entries were proposed: two proposals within a heartbeat make a stream, and more will follow."""
-        self._streaming = now - self._proposed_tick < self._config.heartbeat_ticks
-        self._proposed_tick = now
+        """Notes that entries were proposed together."""
+        self._pace.proposed(now)
 
     def tick(self, now: int) -> None:
         """Sends the heartbeats and the commit notices that are due, and gives up a transfer that took too long."""
@@ -132,10 +131,8 @@ class Leader:
                 self._awaits_read(node) and now - peer.heartbeat_tick >= interval
             ):
                 self._heartbeat(node, peer, now)
-            elif self._owes_commit_index(peer):
-                commit_index = min(self._log.commit_index, peer.match_index)
-                peer.told_commit_index = commit_index
-                self._outbox.send(Heartbeat(self._id, node, self._term, commit_index, 0, answer=False))
+            elif not self._pace.streaming and self._owes_commit_index(peer):
+                self._notice(node, peer)
 
     def ticks_to_deadline(self, now: int) -> int:
         """How many ticks pass before the leader has to act; at least 1."""
@@ -149,10 +146,10 @@ class Leader:
         if first:
             deadline = self._thrift.deadline(deadline)
         for node, peer in self.progress.items():
-            if self._owes_commit_index(peer):
+            if self._owes_commit_index(peer) and (not self._pace.streaming or peer.watched or peer.waits):
                 return 1
             if first and peer.next_index <= last and not peer.inflights:
-                deadline = min(deadline, self._trails_until(node, peer) or deadline)
+                deadline = min(deadline, self._trails_until(node, peer, now) or deadline)
             deadline = min(deadline, peer.sent_tick + interval)
             if self._awaits_read(node):
                 deadline = min(deadline, peer.heartbeat_tick + interval)
@@ -167,6 +164,7 @@ class Leader:
     def append_entries_response(self, message: AppendEntriesResponse, now: int) -> None:
         """Takes a peer's answer to entries: it acknowledges or refuses them."""
         peer = self._heard(message.sender, now)
+        peer.watched = message.watched
         if message.success:
             peer.accepted(message.match_index)
             if peer.state is ProgressState.SNAPSHOT and peer.match_index + 1 >= self._log.first_index:
@@ -183,6 +181,7 @@ class Leader:
     def heartbeat_response(self, message: HeartbeatResponse, now: int) -> None:
         """Takes a peer's answer to a heartbeat: it may confirm a read round, or show that an AppendEntries was lost."""
         peer = self._heard(message.sender, now)
+        peer.watched = message.watched
         if message.read_token:
             self.reads.acknowledge(message.sender, message.read_token, keeps_vote=message.keeps_vote)
         if peer.inflights:
@@ -322,14 +321,16 @@ class Leader:
         slices: dict[int, tuple[Sequence[Entry], int]] = {}
         appends_max, bytes_max = self._config.inflight_appends_max, self._config.inflight_bytes_max
         for node, peer in self.progress.items():
-            if first and node not in first and now < self._trails_until(node, peer):
+            if first and node not in first and now < self._trails_until(node, peer, now):
                 continue
             # A snapshot may hold the whole log; then only an answer to a probe shows what the peer has.
             unproven = peer.cautious and peer.match_index < last
             while (peer.next_index <= last or unproven) and peer.window_open(appends_max, bytes_max):
                 self._append_entries(node, peer, slices, now)
         self._hand_over(now)
-        return self._read_round(now)
+        read_states = self._read_round(now)
+        self._tell_waiting(now)
+        return read_states
 
     def validate(self, configuration: Configuration) -> None:
         """Checks the invariants that are cheap to check."""
@@ -376,26 +377,40 @@ class Leader:
             thrift.forget()
             self._ask_round(now)
 
-    def _trails_until(self, node: NodeId, peer: Progress) -> int:
+    def _trails_until(self, node: NodeId, peer: Progress, now: int) -> int:
         """The tick until which entries for a peer are gathered; 0 if they are sent at once."""
         if not self._thrift.trails(node) or node not in self._other_voters:
             return 0
-        hurried = peer.next_index <= peer.wanted_index or peer.state is not ProgressState.REPLICATE
-        if hurried or (self.transfer is not None and self.transfer.target == node):
+        hurried = peer.next_index <= peer.wanted_index or (peer.watched and self._pace.calm(now))
+        succeeds = self.transfer is not None and self.transfer.target == node
+        if hurried or succeeds or peer.state is not ProgressState.REPLICATE:
             return 0
         return peer.sent_tick + self._thrift.trail_ticks
 
     def _owes_commit_index(self, peer: Progress) -> bool:
-        """Whether the commit index must be sent by itself, since no message to the peer will carry it soon.
-
-        In a stream of proposals the next AppendEntries carries it, and when the stream ends the next heartbeat.
-        """
+        """Whether no message on its way to the peer, and no entry that is to be sent, carries the commit index."""
         return (
-            (not self._streaming or peer.told_commit_index < peer.wanted_index)
-            and peer.told_commit_index < self._log.commit_index
+            peer.told_commit_index < self._log.commit_index
             and not peer.inflights
             and peer.next_index > self._log.last_index
         )
+
+    def _tell_waiting(self, now: int) -> None:
+        """Sends the commit index at once to the peers at which somebody waits for it.
+
+        To the others a notice goes out at the next tick, or none in a stream of proposals: then the next AppendEntries
+        carries the index, and when the stream ends the next heartbeat.
+        """
+        for node, peer in self.progress.items():
+            if peer.watched or peer.wanted_index:
+                hurried = peer.waits or (peer.watched and self._pace.calm(now))
+                if hurried and self._owes_commit_index(peer):
+                    self._notice(node, peer)
+
+    def _notice(self, node: NodeId, peer: Progress) -> None:
+        """Sends a notice of the commit index, which nobody answers. Requires: the peer has all entries."""
+        peer.told_commit_index = min(self._log.commit_index, peer.match_index)
+        self._outbox.send(Heartbeat(self._id, node, self._term, peer.told_commit_index, 0, answer=False))
 
     def _awaits_read(self, node: NodeId) -> bool:
         current = self.reads.current

@@ -60,7 +60,10 @@ class AppendEntries(NamedTuple):
 
 
 class AppendEntriesResponse(NamedTuple):
-    """Answers AppendEntries once the entries that it acknowledges are durable."""
+    """Answers AppendEntries once the entries that it acknowledges are durable.
+
+    With ``watched`` somebody waits at the sender for what is committed next: a matter of time alone, not of the log.
+    """
 
     sender: NodeId
     receiver: NodeId
@@ -70,6 +73,7 @@ class AppendEntriesResponse(NamedTuple):
     rejected_index: int
     hint_index: int
     hint_term: int
+    watched: bool = False
 
 
 class Heartbeat(NamedTuple):
@@ -90,7 +94,7 @@ class HeartbeatResponse(NamedTuple):
     """Answers a heartbeat at once, before any fsync: it acknowledges the leader's term and nothing of the log.
 
     With ``keeps_vote`` it promises that its sender gives nobody a vote for the shortest election timeout from now on,
-    even if it restarts meanwhile; a leader's lease rests on that.
+    even if it restarts meanwhile; a leader's lease rests on that. ``watched`` is as in AppendEntriesResponse.
     """
 
     sender: NodeId
@@ -99,6 +103,7 @@ class HeartbeatResponse(NamedTuple):
     read_token: int
     last_log_index: int
     keeps_vote: bool = False
+    watched: bool = False
 
 
 class ReadIndexRequest(NamedTuple):

@@ -214,6 +214,13 @@ class RaftNode:
         """The highest commit index that a leader told; heartbeats clip it to the entries that this node holds."""
         return self._state.leader_commit_index
 
+    def be_watched(self, watched: bool) -> None:
+        """Notes whether somebody waits here for whatever is committed next; then the leader tells of it without delay.
+
+        It learns of that from the next answer to it. This changes when a commit index is told, nothing else.
+        """
+        self._state.watched = watched
+
     # Time.
 
     def tick(self, ticks: int = 1) -> None:

@@ -55,6 +55,7 @@ class Progress:
         told_commit_index: The commit index that the peer knows if no message got lost.
         probed_tick: When the peer was last probed although it was silent.
         wanted_index: A read at the peer waits for the entries up to this one.
+        watched: Whether somebody waits at the peer for whatever is committed next, by its newest answer.
     """
 
     next_index: int
@@ -70,6 +71,12 @@ class Progress:
     told_commit_index: int = 0
     probed_tick: int = 0
     wanted_index: int = 0
+    watched: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a read at the peer waits for a commit index that the peer was not told yet."""
+        return self.told_commit_index < self.wanted_index
 
     def window_open(self, appends_max: int, bytes_max: int) -> bool:
         """Whether another AppendEntries may be sent now."""

@@ -69,6 +69,7 @@ class State:
         election_deadline: When this member campaigns, unless it hears a leader or gives its vote.
         ignored_messages: How many messages changed nothing because of their sender, receiver or content.
         leader_commit_index: The highest commit index that a leader told; heartbeats clip it to the entries held here.
+        watched: Whether somebody waits here for whatever is committed next; answers tell the leader.
     """
 
     config: RaftConfig
@@ -96,6 +97,7 @@ class State:
     election_deadline: int = 0
     ignored_messages: int = 0
     leader_commit_index: int = 0
+    watched: bool = False
 
     @classmethod
     def stored(

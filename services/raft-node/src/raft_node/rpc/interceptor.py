@@ -21,6 +21,7 @@ from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 
 _OWN = "/doug.v1."
+_STREAMS_REQUESTS = frozenset({"client_stream", "bidi_stream"})
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -47,8 +48,8 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         Args:
             metrics: The metrics in which calls are counted.
             on_failure: Called when a method fails in a way that must stop the node.
-            admit: Aborts calls of callers that may not make this call of a method of a service, and may return what
-                waits for its answer; None admits everybody.
+            admit: Aborts calls of callers that may not make this call of a method of a service, by its request, None
+                for a stream of them, and may return what waits for its answer; None admits everybody.
         """
         self._metrics = metrics
         self._on_failure = on_failure
@@ -100,13 +101,15 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         labels = (metrics.shard, kind, service, method)
         started = metrics.grpc_started.labels(*labels)
         seconds = metrics.grpc_handling.labels(*labels) if kind == "unary" else None
+        # Of a stream of requests gRPC gives an iterator here: its caller is judged before any of them has come.
+        streams = kind in _STREAMS_REQUESTS
 
         async def call(request: Any, context: Context) -> Any:
             started.inc()
             started_s = time.perf_counter()
             code = "OK"
             try:
-                attend = None if admit is None else await admit(context, service, method, request)
+                attend = None if admit is None else await admit(context, service, method, None if streams else request)
                 if attend is not None:
                     return await attend(behaviour(request, context))
                 return await behaviour(request, context)

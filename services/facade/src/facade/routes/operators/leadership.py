@@ -42,7 +42,7 @@ async def _wanted(request: Request, timeout_s: float) -> LeaderRequest:
         raise BadRequestError("bad_request", "The client went away before its body was here.") from None
     if not body.strip():
         return LeaderRequest()
-    document = bodies.parse_json(body)
+    document = bodies.parse_named(body)
     try:
         return LeaderRequest.model_validate(document)
     except ValidationError as error:

@@ -87,7 +87,7 @@ async def _wanted(request: Request, model: type[Wanted], timeout_s: float) -> Wa
     except bodies.DisconnectedError:
         raise BadRequestError("bad_request", "The client went away before its body was here.") from None
     try:
-        return model.model_validate(bodies.parse_json(body) if body.strip() else {})
+        return model.model_validate(bodies.parse_named(body) if body.strip() else {})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"

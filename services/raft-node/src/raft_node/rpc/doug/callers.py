@@ -8,7 +8,7 @@ or, where certificates are a proof, that one, and is judged here, by the rule th
 2. A method without a rule is served to nobody.
 3. A guest is served only if it may do every part of what a call asks for, and as long as it may; of a batch it is
    served the operations that it may do.
-4. No guest takes more than its share of the node (``raft_node.rpc.doug.guest_room``).
+4. No guest takes more than its part of the node (``raft_node.rpc.doug.guest_limits``).
 5. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
 
 Source: docs/auth.md.
@@ -28,10 +28,10 @@ from doug_stream.limits import Bucket
 from doug_wire.auth.certificates import shown_to_grpc
 from doug_wire.idempotency import identity_of
 from raft_node.errors import NotLeaderError, UnavailableError
-from raft_node.rpc.doug.guest_room import GuestRoom, Use
+from raft_node.rpc.doug.guest_limits import GuestLimits, TooMuchError
 from raft_node.rpc.doug.guests import CERTIFICATES, TOKENS, Guest, Guests, Shown
 from raft_node.rpc.doug.operations import forbidden, identity
-from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, SCANNING, Wanted, wanted
+from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, Wanted, wanted
 from raft_node.rpc.raft.certificate_names import names_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -57,7 +57,7 @@ class Callers:
 
     Attributes:
         caller_of: Gives the address of a caller.
-        room: What guests use of this node now.
+        limits: What guests may ask of this node.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Callers:
         tell: Callable[..., object],
         clock: Callable[[], float] = time.monotonic,
         guests: Guests | None = None,
+        limits: GuestLimits | None = None,
     ) -> None:
         """Begins without having refused anybody.
 
@@ -74,6 +75,7 @@ class Callers:
             tell: The log, which is told of callers that are refused.
             clock: Gives seconds that never go back.
             guests: Tells who a client is; None where nothing that a client could show is a proof here.
+            limits: What guests may ask of this node; None for what they may everywhere.
         """
         self._names = frozenset(name.lower() for name in names)
         self._tell = tell
@@ -81,7 +83,7 @@ class Callers:
         self._guests = guests
         self._lines = Bucket(LINES_BURST, LINES_PER_S)
         self._left_out = 0
-        self.room = GuestRoom()
+        self.limits = limits or GuestLimits(clock=clock)
         self.caller_of: Callable[[Any], str] = lambda context: str(context.peer())
 
     async def admit(self, context: Context, service: str, method: str, request: Any = None) -> Attend | None:
@@ -102,12 +104,10 @@ class Callers:
             await self._unknown(context, call, shown)
         proof = _shown_by(context)
         try:
-            found = await guests.find(proof)
-        except (NotLeaderError, UnavailableError) as error:
-            await self._unsure(context, error)
-        guest = await self._known(context, call, shown, found)
-        use = Use(1, int((service, method) in SCANNING), 0 if request is None else request.ByteSize())
-        await self._make_room(context, call, shown, guest, use)
+            guest = await self._find(context, call, shown, proof, request)
+            end = self.limits.begin(guest.name, self.caller_of(context), (service, method), request)
+        except TooMuchError as error:
+            await self._limited(context, error)
         try:
             parts = wanted(service, method, request)
             if (service, method) in IN_PARTS:
@@ -115,10 +115,28 @@ class Callers:
             else:
                 await self._judge(context, call, shown, guest, parts)
         except BaseException:
-            self.room.give_back(guest.name, use)
+            end()
             raise
         identity.set(identity_of(guest.name))
-        return self._attendance(context, shown, (service, method), request, proof, guest, use)
+        return self._attendance(context, shown, (service, method), request, proof, guest, end)
+
+    async def _find(self, context: Context, call: str, shown: Collection[str], proof: Shown, request: Any) -> Guest:
+        """Who calls; aborts the call of whom nobody can tell.
+
+        Raises:
+            TooMuchError: Too many wait to be told already, or the address has tried too often.
+        """
+        assert self._guests is not None
+        told = self.limits.arrive(self.caller_of(context), request)
+        try:
+            found = await self._guests.find(proof)
+        except (NotLeaderError, UnavailableError) as error:
+            await self._unsure(context, error)
+        finally:
+            told()
+        if found is None:
+            self.limits.stranger(self.caller_of(context))
+        return await self._known(context, call, shown, found)
 
     def _attendance(
         self,
@@ -128,7 +146,7 @@ class Callers:
         request: Any,
         proof: Shown,
         guest: Guest,
-        use: Use,
+        end: Callable[[], None],
     ) -> Attend:
         """What waits for the answer to a guest's call, ends it once it may not go on, and gives back its room."""
         assert self._guests is not None
@@ -157,15 +175,16 @@ class Callers:
             try:
                 return await (_attended(answer, still) if asked in LASTING else answer)
             finally:
-                self.room.give_back(guest.name, use)
+                end()
 
         return attend
 
-    async def _make_room(self, context: Context, call: str, shown: Collection[str], guest: Guest, use: Use) -> None:
-        """Counts a call of a guest, or aborts it if there is no room for it."""
-        if refusal := self.room.take(guest.name, use):
-            status = grpc.StatusCode.RESOURCE_EXHAUSTED
-            await self._abort(context, call, shown, status, "OVERLOADED", refusal, guest.name)
+    async def _limited(self, context: Context, error: TooMuchError) -> NoReturn:
+        """Aborts a call of a client that asks for more than its part, and says when it may ask again."""
+        # The second is what gRPC's own clients go by that have a policy of retries.
+        wait = (("retry-after", str(error.wait_s)), ("grpc-retry-pushback-ms", str(error.wait_s * 1000)))
+        metadata = (("doug-code", "OVERLOADED"), *wait)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"OVERLOADED: {error}", metadata)
 
     async def _unsure(self, context: Context, error: NotLeaderError | UnavailableError) -> NoReturn:
         """Aborts a call of a guest because this node cannot tell what it may do."""

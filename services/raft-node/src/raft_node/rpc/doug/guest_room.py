@@ -51,6 +51,13 @@ OF_ALL = Use(calls=512, scans=8, size=16 << 20)
 """The most that all guests together may use at a time: half of the scans that a node serves, and of the bytes that
 writes may wait with, facades' included."""
 
+OF_ONE_ADDRESS = Use(calls=384, size=12 << 20)
+"""The most that one address may use at a time before it is known whose calls they are."""
+OF_ONE_OPERATOR = Use(calls=16, size=1 << 20)
+"""The most that one guest may use at a time to look after the node, beside what it uses otherwise."""
+OF_ALL_OPERATORS = Use(calls=64, size=4 << 20)
+"""The most that all guests together may use so."""
+
 
 class GuestRoom:
     """Counts what guests use.

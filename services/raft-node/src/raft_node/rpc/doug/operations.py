@@ -122,6 +122,17 @@ def result_message(result: ResultRecord) -> pb.OperationResult:
     )
 
 
+def outcome_message(result: ResultRecord) -> pb.OperationResult:
+    """The message that tells what became of a write.
+
+    A client that is judged here is not told what its write has read, for which it may have lost the right since: only
+    the same write, sent again, is judged by all of its keys.
+    """
+    if identity.get():
+        result = result._replace(value=b"", content_type=b"", content_encoding=b"")
+    return result_message(result)
+
+
 def token_id(key: str) -> bytes:
     """The bytes by which a shard knows an idempotency key, or that of one write of a facade's batch.
 

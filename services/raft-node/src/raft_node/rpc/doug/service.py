@@ -229,7 +229,8 @@ class DougService(doug_pb2_grpc.DougServicer):
         if found is None:
             return pb.FindOutcomeResponse(receipt=replica.receipt())
         (result,) = pipe.decode_results(found.value)
-        return pb.FindOutcomeResponse(found=True, result=operations.result_message(result), receipt=replica.receipt())
+        told = operations.outcome_message(result)
+        return pb.FindOutcomeResponse(found=True, result=told, receipt=replica.receipt())
 
     async def DeleteRange(  # noqa: N802
         self, request: pb.DeleteRangeRequest, context: Context

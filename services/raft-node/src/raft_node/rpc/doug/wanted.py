@@ -91,6 +91,18 @@ class Wanted(NamedTuple):
 _READ, _WRITE, _WATCH = (frozenset({verb}) for verb in (Verb.READ, Verb.WRITE, Verb.WATCH))
 
 
+def operations_in(method: str, request: Any) -> int:
+    """For how many operations a call of Doug counts; for one, unless it has several parts."""
+    if isinstance(request, pb.ExecuteBatchRequest):
+        count = len(request.operations)
+    elif isinstance(request, pb.TxnRequest):
+        count = len(request.compare) + len(request.success) + len(request.failure)
+    else:
+        count = 1
+    # One with more than it may have is refused; it is charged no more than what could have been done.
+    return max(1, min(count, BATCH_OPERATIONS_MAX))
+
+
 def wanted(service: str, method: str, request: Any) -> Iterable[Wanted]:
     """All that a call asks to do; a client is served only if it may do every part of it.
 

@@ -81,6 +81,7 @@ def encode_append_response(message: AppendEntriesResponse, envelope: pb.Envelope
         rejected_index=message.rejected_index,
         hint_index=message.hint_index,
         hint_term=message.hint_term,
+        watched=message.watched,
     )
 
 
@@ -95,6 +96,7 @@ def decode_append_response(response: pb.AppendEntriesResponse, source: NodeId, t
         response.rejected_index,
         response.hint_index,
         response.hint_term,
+        response.watched,
     )
 
 
@@ -169,13 +171,20 @@ def encode_heartbeat_response(message: HeartbeatResponse, envelope: pb.Envelope)
         read_token=message.read_token,
         last_log_index=message.last_log_index,
         keeps_vote=message.keeps_vote,
+        watched=message.watched,
     )
 
 
 def decode_heartbeat_response(response: pb.HeartbeatResponse, source: NodeId, target: NodeId) -> HeartbeatResponse:
     """HeartbeatResponse from the wire."""
     return HeartbeatResponse(
-        source, target, response.term, response.read_token, response.last_log_index, response.keeps_vote
+        source,
+        target,
+        response.term,
+        response.read_token,
+        response.last_log_index,
+        response.keeps_vote,
+        response.watched,
     )
 
 

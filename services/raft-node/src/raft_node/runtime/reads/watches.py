@@ -94,13 +94,27 @@ class Watches:
     """
 
     def __init__(
-        self, engine: Engine, machine: Callable[[], StateMachine], watches_max: int, on_damaged: Callable[[str], None]
+        self,
+        engine: Engine,
+        machine: Callable[[], StateMachine],
+        watches_max: int,
+        on_damaged: Callable[[str], None],
+        on_watched: Callable[[bool], None] = lambda watched: None,
     ) -> None:
-        """Reads the history of ``engine``; ``on_damaged`` is told the reason if a part of it was given up."""
+        """Nothing is watched yet.
+
+        Args:
+            engine: Has the history of changes.
+            machine: Gives the state machine.
+            watches_max: The most watches at a time.
+            on_damaged: Told the reason if a part of the history was given up.
+            on_watched: Told whether there are watches, when the first one begins and when the last one ends.
+        """
         self._engine = engine
         self._machine = machine
         self._max = watches_max
         self._on_damaged = on_damaged
+        self._on_watched = on_watched
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._watches: set[Watch] = set()
         self._encoded: OrderedDict[int, bytes] = OrderedDict()
@@ -132,11 +146,16 @@ class Watches:
             raise OverloadedError(f"{len(self._watches)} watches are open")
         watch = Watch(Position(self.revision) if position is None else position, wanted)
         self._watches.add(watch)
+        if len(self._watches) == 1:
+            self._on_watched(True)
         return watch
 
     def close(self, watch: Watch) -> None:
         """Ends a watch."""
-        self._watches.discard(watch)
+        if watch in self._watches:
+            self._watches.remove(watch)
+            if not self._watches:
+                self._on_watched(False)
 
     def poke(self) -> None:
         """Notes that entries were applied; cheap enough to be called for every batch."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -44,8 +44,8 @@ _KEEP_COMPRESSED_BELOW = 7 / 8
 _KEY_OVERHEAD_BYTES = 49  # A bytes object, and the pointer to it.
 _BLOCK_OVERHEAD_BYTES = 400
 _OBJECT_BYTES = 33
-_STEP = 16
-"""The step at which keys of one size are cut out; between two of these a key is looked for in the bytes."""
+_FEW = 16
+"""So few keys of one size are searched by one call, as bytes."""
 
 _LZ4_RATIO_MAX = 255
 """The most that LZ4 compresses: each further byte of a match's length makes it at most 255 bytes longer."""
@@ -140,11 +140,12 @@ def open_sealed(sealed: bytes) -> bytes:
     if end < 0:
         raise BlockError("it is shorter than its trailer")
     tag, crc = _TRAILER.unpack_from(sealed, end)
-    if crc32c(memoryview(sealed)[: end + 1]) != crc:
+    view = memoryview(sealed)  # Parts of it are no copies.
+    if crc32c(view[: end + 1]) != crc:
         raise BlockError("the checksum does not fit")
-    payload = sealed[:end]
     if tag == STORED:
-        return payload
+        return sealed[:end]
+    payload = view[:end]
     try:
         # The announced size is believed only if so few bytes can hold it: no more memory is allocated.
         if tag == LZ4 and int.from_bytes(payload[:4], "little") <= len(payload) * _LZ4_RATIO_MAX:
@@ -166,7 +167,7 @@ def _compress_zstd(payload: bytes) -> bytes:
     return compressed
 
 
-def _decompress_zstd(payload: bytes) -> bytes:
+def _decompress_zstd(payload: memoryview) -> bytes:
     try:
         decompressor = _decompressors.pop()
     except IndexError:
@@ -179,9 +180,9 @@ def _decompress_zstd(payload: bytes) -> bytes:
 class Block:
     """A decoded block, quick to search.
 
-    Most blocks have keys of one size and values of one size. Then a few keys are cut out, and others are looked
-    for in the bytes between: these lie together, while a list of all keys is all over the memory and takes half as much
-    again as the block. Blocks of other keys are cut up at once.
+    Most blocks have keys of one size and values of one size. Then keys are looked for in the bytes as they are: these
+    lie together, while a list of all keys is all over the memory and takes half as much again as the block, and most
+    blocks that come from the disk answer one read. Blocks of other keys are cut up at once.
 
     Attributes:
         tombstones: Whether the block has tombstones.
@@ -197,7 +198,6 @@ class Block:
         "_keys",
         "_keys_at",
         "_lengths",
-        "_pivots",
         "_raw",
         "_value_bytes",
         "_values_at",
@@ -226,7 +226,6 @@ class Block:
         self._key_bytes = same(raw[_COUNT.size : lengths_at], 2)
         self.uses = 0
         self._keys: list[bytes] | None = None
-        self._pivots: list[bytes] = []
         self.cost_bytes = len(raw) + _BLOCK_OVERHEAD_BYTES
         if self._key_bytes >= 0:
             values_at = keys_at + count * self._key_bytes
@@ -239,11 +238,7 @@ class Block:
         if self._index_values(raw[lengths_at:keys_at]) != len(raw):
             raise BlockError("its parts do not fill it")
         self.last_key = raw[last_at:values_at]
-        size = self._key_bytes
-        if size > 0:
-            self._pivots = [raw[at : at + size] for at in range(keys_at, values_at, _STEP * size)]
-            self.cost_bytes += len(self._pivots) * (_KEY_OVERHEAD_BYTES + size)
-        else:
+        if self._key_bytes <= 0:
             self._keys = cut(raw, keys_at, raw[_COUNT.size : lengths_at], 2)
             self.cost_bytes += (values_at - keys_at) + count * _KEY_OVERHEAD_BYTES
 
@@ -284,19 +279,24 @@ class Block:
 
     def find(self, key: bytes) -> int:
         """The position of the key, or -1."""
-        pivots = self._pivots
-        if pivots:
-            place = bisect_right(pivots, key) - 1
-            if place < 0:
+        size = self._key_bytes
+        if size > 0:
+            if len(key) != size:
                 return -1
-            start, size = self._keys_at, self._key_bytes
-            first = start + place * _STEP * size
-            at = self._raw.find(key, first, min(first + _STEP * size, self._values_at))
-            if at < 0 or len(key) != size:
+            # Half the keys are left out while there are many; the last few are searched by one call.
+            raw, start, first, last = self._raw, self._keys_at, 0, self._count
+            while last - first > _FEW:
+                middle = (first + last) >> 1
+                at = start + middle * size
+                if key < raw[at : at + size]:
+                    last = middle
+                else:
+                    first = middle
+            found: int = raw.find(key, start + first * size, start + last * size) - start
+            if found < 0:
                 return -1
-            position: int = (at - start) // size
-            if start + position * size == at:
-                return position
+            if found % size == 0:
+                return found // size
             # The end of one key and the beginning of the next look like it, which is rare enough.
         keys = self.keys
         position = bisect_left(keys, key)

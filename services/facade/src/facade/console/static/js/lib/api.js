@@ -184,25 +184,3 @@ export async function ask(method, path, document) {
 export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
-
-/** @param {string} text As one word of a shell. */
-export function quoted(text) {
-  return /^[\w@%+=:,./?&-]+$/.test(text) && !/[&?]/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
-}
-
-/**
- * The same request for a terminal.
- * @param {string} method @param {string} path @param {Record<string, string>} [headers] @param {string} [data]
- */
-export function curl(method, path, headers = {}, data) {
-  const words = ["curl"];
-  if (isSignedIn()) words.push("-H", '"Authorization: Bearer $DOUGDB_TOKEN"');
-  if (method !== "GET") words.push("-X", method);
-  for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
-  if (data !== undefined) words.push("--data-binary", quoted(data));
-  // curl would take a part `.` or `..` of a path for a folder, and ask for another key.
-  const readable = path.replaceAll("%2F", "/");
-  const folders = readable.split("?")[0].split("/").some((part) => part === "." || part === "..");
-  words.push(quoted(`${location.origin}${folders ? path : readable}`));
-  return words.join(" ");
-}

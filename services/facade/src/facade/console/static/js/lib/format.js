@@ -30,6 +30,11 @@ export function rate(value) {
   return number >= 10 ? number.toFixed(0) : number.toFixed(1);
 }
 
+/** @param {number} share From 0 to 1. */
+export function percent(share) {
+  return `${Math.round(share * 100)} %`;
+}
+
 /** @param {number | null | undefined} value */
 export function bytes(value) {
   if (!isKnown(value)) return UNKNOWN;

@@ -66,6 +66,8 @@ export function Dialog({ title, onClose, children, wide }) {
     const before = /** @type {HTMLElement | null} */ (document.activeElement);
     const dialog = element.current;
     if (dialog && !dialog.open) dialog.showModal();
+    // What is to be filled in, or the way back: not the button that copies a line.
+    /** @type {HTMLElement | null | undefined} */ (dialog?.querySelector("input, textarea, select, .row.end button"))?.focus();
     return () => {
       // Whatever is behind an open dialog takes no focus.
       dialog?.close();
@@ -148,7 +150,7 @@ export function Copy({ text, label = "Copy" }) {
 
 /** @param {{text: string}} properties A line for a terminal. */
 export function Command({ text }) {
-  return html`<div class="command"><code tabindex="0">${text}</code><${Copy} text=${text} /></div>`;
+  return html`<div class="command"><code>${text}</code><${Copy} text=${text} /></div>`;
 }
 
 const SIGNS = /** @type {Record<string, string>} */ ({

@@ -3,7 +3,7 @@
  * @module
  */
 
-import { bytes, count, duration, isKnown, milliseconds, rate, UNKNOWN } from "../lib/format.js";
+import { bytes, count, duration, isKnown, milliseconds, percent, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
 import { html, useState } from "../lib/preact.js";
 import { Card, Role, signOf, Wide } from "../lib/ui.js";
@@ -109,7 +109,7 @@ function Disk({ node }) {
   const used = 1 - disk.free_bytes / disk.total_bytes;
   const title = `${disk.name}: ${bytes(disk.free_bytes)} free of ${bytes(disk.total_bytes)}`;
   return html`<span class="meter" title=${title}>
-    <meter min="0" max="1" high="0.8" optimum="0.3" value=${used} aria-label=${title}></meter> ${bytes((node.log_bytes ?? 0) + (node.table_bytes ?? 0))}
+    <meter min="0" max="1" high="0.8" optimum="0.3" value=${used} aria-label=${title}></meter> ${percent(used)} full
   </span>`;
 }
 
@@ -128,7 +128,8 @@ export function NodeTable({ shard }) {
           <th scope="col" class="number" title="Since the leader and this node last heard one another">Heard</th>
           <th scope="col" class="number" title="From the leader and back">Round trip</th>
           <th scope="col" class="number" title="Mean time to sync the log">fsync</th>
-          <th scope="col" title="What log and tables take">Disk</th>
+          <th scope="col" class="number" title="What log and tables take">Data</th>
+          <th scope="col" title="How full the fullest volume is, with all that is on it">Disk</th>
           <th scope="col" class="number">Memory</th>
           <th scope="col" class="number">Up for</th>
           <th scope="col">Version</th>
@@ -146,7 +147,7 @@ function NodeRow({ shard, node, commit }) {
   if (node.role === "unreachable") {
     return html`<tr class="unreachable">
       <th scope="row">${node.id}</th><td><${Role} role=${node.role} /></td>
-      <td colspan="12" class="quiet">does not answer at ${node.address}</td>
+      <td colspan="13" class="quiet">does not answer at ${node.address}</td>
     </tr>`;
   }
   const lag = commit - (node.applied ?? 0);
@@ -161,6 +162,7 @@ function NodeRow({ shard, node, commit }) {
     <td class="number">${milliseconds(heardOf(shard, node))}</td>
     <td class="number">${milliseconds(roundTripOf(shard, node))}</td>
     <td class="number">${milliseconds(node.sync_ms)}</td>
+    <td class="number">${bytes((node.log_bytes ?? 0) + (node.table_bytes ?? 0))}</td>
     <td><${Disk} node=${node} /></td>
     <td class="number">${bytes(node.memory_bytes)}</td>
     <td class="number">${duration(node.uptime_ms)}</td>

@@ -5,7 +5,7 @@
 
 import { read } from "../lib/api.js";
 import { Chart } from "../lib/chart.js";
-import { bytes, count, milliseconds, rate } from "../lib/format.js";
+import { bytes, clock, count, isKnown, milliseconds, percent, rate } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
 import { html } from "../lib/preact.js";
@@ -13,7 +13,9 @@ import { Card, Trouble } from "../lib/ui.js";
 
 const LOOK_MS = 5000;
 const TOGETHER = 8;
-const percent = (/** @type {number} */ value) => `${Math.round(value * 100)} %`;
+const HOUR_S = 3600;
+/** An hour may lack so much at its ends. */
+const GAP_S = 60;
 
 /** Graphs of facades: which figures, what they are called, how they are shown, and the alert whose advice belongs to each. */
 const OF_FACADES = /** @type {[string[], string[], string, (value: number) => string, string][]} */ ([
@@ -41,24 +43,34 @@ function useHistory(shards) {
   return usePolled((signal) => read(`/v1/console/history?shards=${shards}`, signal), LOOK_MS, [shards], true);
 }
 
+/**
+ * @param {{times: number[], facade: Record<string, (number | null)[]>}} found
+ * @returns {string} The time of which there are figures: those of a facade that was started just now are not an hour's.
+ */
+function spanOf({ times, facade }) {
+  const first = times.find((_, at) => Object.values(facade).some((values) => isKnown(values[at])));
+  if (first === undefined || times[times.length - 1] - first >= HOUR_S - GAP_S) return "of the last hour";
+  return `since ${clock(first * 1e6).slice(0, 5)}`;
+}
+
 /** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
 export function GraphsView({ state, place }) {
   const all = state.shards.map((shard) => shard.id);
   const first = Math.max(0, Math.trunc(Number(place.query.get("from"))) || 0);
   const shown = all.slice(first, first + TOGETHER);
   const { found, error } = useHistory(shown.join(","));
-  const runbook = (/** @type {string} */ alert) => html`<span class="quiet runbook">If it is not as it should be: <a href=${link(["runbook", alert])}>${alert}</a></span>`;
+  const runbook = (/** @type {string} */ alert) => html`<span class="quiet runbook">Runbook: <a href=${link(["runbook", alert])}>${alert}</a></span>`;
   const everywhere = found?.source === "prometheus";
   const tools = all.length > TOGETHER && html`
     <button type="button" class="small" disabled=${first === 0} onClick=${() => go(link(["graphs"], { from: String(Math.max(0, first - TOGETHER)) }))}>Earlier shards</button>
     <button type="button" class="small" disabled=${first + TOGETHER >= all.length} onClick=${() => go(link(["graphs"], { from: String(first + TOGETHER) }))}>Later shards</button>`;
-  return html`<h1>Graphs of the last hour</h1>
+  return html`<h1>Graphs${found && ` ${spanOf(found)}`}</h1>
     <${Trouble} error=${error} />
     ${!found && !error && html`<p class="quiet">Loading…</p>`}
     ${found && html`
       ${found.prometheus && !everywhere && html`<p class="warn-text" role="status">Prometheus does not answer. What is shown is what this facade keeps itself.</p>`}
       <${Card} title=${everywhere ? "All facades" : "This facade"}>
-        <div class="charts">
+        <div class="charts four">
           ${OF_FACADES.map(([names, labels, title, show, alert]) => html`<div key=${title}>
             <${Chart} title=${title} times=${found.times} show=${show} series=${names.map((name, at) => ({ label: labels[at], values: found.facade[name] }))} />
             ${runbook(alert)}

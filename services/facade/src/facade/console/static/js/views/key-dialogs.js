@@ -6,7 +6,8 @@
 import { ask, facadeNow, Problem } from "../lib/api.js";
 import { shown, textKey, toBase64 } from "../lib/keys.js";
 import { html, useState } from "../lib/preact.js";
-import { Confirm, note } from "../lib/ui.js";
+import { deleteLine, putLine } from "../lib/shell.js";
+import { Command, Confirm, note } from "../lib/ui.js";
 import { removeValue, writeValue } from "../lib/values.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
@@ -54,6 +55,7 @@ export function NewKey({ prefix, onClose, onMade }) {
       <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field(setTtl)} autocomplete="off" /></label>
     </div>
     <p class="quiet">If the key is there already, nothing is changed.</p>
+    ${name !== "" && html`<${Command} text=${putLine(textKey(name), file ? null : text, { contentType, ttl: ttl.trim() })} />`}
   <//>`;
 }
 
@@ -138,6 +140,7 @@ export function DeleteKey({ name, value, onClose, onGone }) {
   return html`<${Confirm} title="Delete this key?" verb="Delete" danger onDo=${remove} onClose=${onClose}>
     <p class="mono key-name">${shown(name)}</p>
     <p>It is deleted only if revision ${value.revision} is still there.</p>
+    <${Command} text=${deleteLine(name, value.revision)} />
   <//>`;
 }
 

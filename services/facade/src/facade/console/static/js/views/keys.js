@@ -9,7 +9,8 @@ import { base64url, bytesOf, keyForLink, keyFromLink, keyOf, parameter, prefixOf
 import { go, link } from "../lib/places.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
-import { Act, Trouble } from "../lib/ui.js";
+import { rangeLine } from "../lib/shell.js";
+import { Act, Command, Trouble } from "../lib/ui.js";
 import { NewKey } from "./key-dialogs.js";
 import { PrefixTools } from "./prefix-tools.js";
 import { CONSISTENCIES } from "../lib/values.js";
@@ -34,6 +35,12 @@ function compare(one, other) {
   return left.length - right.length;
 }
 
+/** @param {Key} key @param {Key} prefix */
+function beginsWith(key, prefix) {
+  const bytes = bytesOf(key);
+  return bytesOf(prefix).every((byte, at) => byte === bytes[at]);
+}
+
 /** @param {Page} page @returns {Row[]} */
 function rowsOf(page) {
   const rows = [
@@ -50,6 +57,17 @@ function lastPart(key, parent) {
   return shown(key);
 }
 
+/** @param {string} delimiter @param {string} consistency @param {string} slot What is asked for of a level, beside its prefix. */
+function levelQuery(delimiter, consistency, slot) {
+  return [
+    ...(slot ? [`slot=${encodeURIComponent(slot)}`] : []),
+    ...(delimiter && !slot ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
+    // Ranges are read from leaders or from any replica.
+    ...(consistency === CONSISTENCIES[0] ? [] : ["consistency=eventual"]),
+    "keys_only=true",
+  ];
+}
+
 /** @typedef {{rows: Row[], from: string | null, next: string | null}} Shown A page, where it begins, and where the next one does. */
 
 /**
@@ -59,12 +77,9 @@ function lastPart(key, parent) {
 async function askPage(prefix, delimiter, consistency, slot, from) {
   const query = [
     ...("text" in prefix && prefix.text === "" ? [] : [parameter("prefix", prefix)]),
-    ...(slot ? [`slot=${encodeURIComponent(slot)}`] : []),
-    ...(delimiter && !slot ? [`delimiter=${encodeURIComponent(delimiter)}`] : []),
+    ...levelQuery(delimiter, consistency, slot),
     ...(from ? [`cursor=${from}`] : []),
-    // Ranges are read from leaders or from any replica.
-    `consistency=${consistency === "linearizable" ? consistency : "eventual"}`,
-    `keys_only=true&limit=${PAGE}`,
+    `limit=${PAGE}`,
   ].join("&");
   const page = /** @type {Page} */ (await read(`/v1/kv?${query}`));
   return { rows: rowsOf(page), from, next: page.next_cursor };
@@ -186,8 +201,13 @@ function Readable({ rights, prefix }) {
 
 /** @param {LevelProperties & {parent: Key}} properties */
 function Folder(properties) {
-  const { prefix, parent, onPrefix } = properties;
-  const [open, setOpen] = useState(false);
+  const { prefix, parent, selected, onPrefix } = properties;
+  const holds = selected !== null && beginsWith(selected, prefix);
+  const [open, setOpen] = useState(holds);
+  // Where the key is whose value is shown.
+  useEffect(() => {
+    if (holds) setOpen(true);
+  }, [holds]);
   return html`<li>
     <div class="folder">
       <button type="button" class="leaf" aria-expanded=${open} onClick=${() => setOpen(!open)}>
@@ -273,6 +293,7 @@ export function KeysView({ place }) {
         <${Readable} rights=${rights} prefix=${prefix} />
         <${Level} prefix=${prefix} delimiter=${delimiter} consistency=${consistency} turn=${turn} slot=${slot} selected=${selected}
           onSelect=${(/** @type {Key} */ key) => to({ key })} onPrefix=${(/** @type {Key} */ next) => to({ prefix: next, key: null })} />
+        <${Command} text=${rangeLine("GET", prefix, levelQuery(delimiter, consistency, slot))} />
       </section>
       ${selected
         ? html`<${ValueView} key=${base64url(selected)} name=${selected} consistency=${consistency} change=${revisionOf(selected)}

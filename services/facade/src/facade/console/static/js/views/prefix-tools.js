@@ -8,7 +8,8 @@ import { count, plural } from "../lib/format.js";
 import { parameter, shown } from "../lib/keys.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
-import { Confirm, Dialog, note, save, Trouble } from "../lib/ui.js";
+import { rangeLine } from "../lib/shell.js";
+import { Command, Confirm, Dialog, note, save, Trouble } from "../lib/ui.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
 
@@ -68,6 +69,7 @@ function CountKeys({ prefix, onClose }) {
     <${What} prefix=${prefix} />
     <${Trouble} error=${error} />
     <p class="big" role="status">${found === null ? (error ? "" : "Counting…") : plural(found, "key")}</p>
+    <${Command} text=${rangeLine("GET", prefix, ["count_only=true"])} />
     <div class="row end"><button type="button" onClick=${onClose}>Close</button></div>
   <//>`;
 }
@@ -99,6 +101,8 @@ function DeletePrefix({ prefix, onClose, onChange }) {
     <p role="status">${found === null ? "Counting…" : found === 0 ? "There are none." : html`<b>${plural(found, "key")}</b> would go now.`}
     ${gone > 0 && ` ${count(gone)} are deleted.`}</p>
     <p class="quiet">Keys that come meanwhile go too. Closing this stops behind the step that is under way.</p>
+    <p class="quiet">In a terminal, of many keys some at a time: while the answer names a <code>next_cursor</code>, send it again with <code>cursor=</code>.</p>
+    <${Command} text=${rangeLine("DELETE", prefix, rangeOf(prefix) ? [] : ["all=true"])} />
   <//>`;
 }
 
@@ -118,7 +122,8 @@ function ExportPrefix({ prefix, onClose }) {
     <${What} prefix=${prefix} />
     <${Trouble} error=${error} />
     <p role="status">${found === null ? "Counting…" : plural(found, "key")}: one line each, with value, content type and expiry.</p>
-    <p class="quiet">This goes through the browser's memory. <code>dougctl export</code> takes any number.</p>
+    <p class="quiet">This goes through the browser's memory. In a terminal there may be any number:</p>
+    <${Command} text=${rangeLine("GET", prefix, [], { accept: "application/x-ndjson" })} />
   <//>`;
 }
 
@@ -182,7 +187,8 @@ function Import({ onClose, onChange }) {
     <p>Lines as an export has them: <code>{"key": …, "value": …, "encoding": "utf-8"}</code></p>
     <label>File <input type="file" accept=".ndjson,.jsonl,.json,application/x-ndjson" onChange=${(/** @type {any} */ event) => setFile(event.target.files[0] ?? null)} /></label>
     <label class="inline"><input type="checkbox" checked=${spares} onChange=${(/** @type {any} */ event) => setSpares(event.target.checked)} /> leave keys alone that exist</label>
-    <p class="quiet">Closing this stops behind the step that is under way.</p>
+    <p class="quiet">Closing this stops behind the step that is under way. In a terminal:</p>
+    <${Command} text=${`dougctl import ${spares ? "--if-absent " : ""}FILE`} />
     <p role="status">${told}</p>
   <//>`;
 }

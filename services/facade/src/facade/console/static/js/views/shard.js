@@ -3,12 +3,13 @@
  * @module
  */
 
-import { ask, Problem, quoted, read } from "../lib/api.js";
-import { count, isKnown, milliseconds, plural, rate, UNKNOWN } from "../lib/format.js";
+import { ask, Problem, read } from "../lib/api.js";
+import { count, isKnown, milliseconds, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
 import { html, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
+import { quoted } from "../lib/shell.js";
 import { Act, Card, Command, Confirm, Dialog, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
 import { TEXT, useWidth } from "../lib/width.js";
 import { Ailment, commitOf, healthOf, leaderOf, NodeTable, slotsOf, termOf } from "./cluster.js";
@@ -265,7 +266,7 @@ export function ShardView({ state, place }) {
     ["Commit", count(commitOf(shard))],
     ["Entries/s", rate(leader?.commit_rate)],
     ["Commit takes", milliseconds(leader?.commit_ms)],
-    ["Slots", plural(slots, "slot")],
+    ["Slots", count(slots)],
   ];
   return html`<h1><a href=${link(["cluster"])}>Cluster</a> / Shard ${shard.id}</h1>
     <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>

@@ -3,12 +3,13 @@
  * @module
  */
 
-import { ask, curl, read } from "../lib/api.js";
+import { ask, read } from "../lib/api.js";
 import { count, rate } from "../lib/format.js";
 import { base64url, keyForLink, keyOf, shown, textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
+import { curl } from "../lib/shell.js";
 import { Card, Command, Trouble } from "../lib/ui.js";
 
 const SIDE = 32;
@@ -83,7 +84,8 @@ function Chosen({ slot, owner, rate: perSecond }) {
     <p class="quiet">In a terminal:</p>
     <${Command} text=${curl("GET", `/v1/kv?slot=${slot}&keys_only=true`)} />
     ${owner !== null && html`<${Command} text=${`dougctl members list --shard ${owner}`} />`}
-    <${Command} text="dougctl shards" />
+    <p class="quiet">All slots, with their owners and rates:</p>
+    <${Command} text=${curl("GET", "/v1/partitions?counts=true")} />
   </div>`;
 }
 
@@ -143,18 +145,18 @@ export function SlotsView({ state }) {
         <label class="inline">Colour by <select value=${by} onChange=${(/** @type {any} */ event) => setBy(event.target.value)}><option value="owner">owner</option><option value="rate">rate</option></select></label>
         ${by === "rate" && html`<label class="inline">${ago === 0 ? "now" : `${ago} min ago`} <input type="range" min="0" max=${found?.minutes_kept ?? 0} value=${ago} disabled=${!found?.minutes_kept} onInput=${(/** @type {any} */ event) => setAgo(Number(event.target.value))} /></label>`}`}>
         <${Trouble} error=${error} />
-        <svg class="grid" viewBox="0 0 ${SIDE * CELL} ${SIDE * CELL}" role="application" tabindex="0" onKeyDown=${move} onClick=${choose}
-          aria-label=${`Slots, 32 in a row; arrows choose one: ${about}`}>
-          ${owners.map((owner, number) => html`<rect key=${number} x=${(number % SIDE) * CELL + 1} y=${Math.floor(number / SIDE) * CELL + 1} width=${CELL - 2} height=${CELL - 2} rx="3"
-            style=${{ fill: by === "owner" ? ownerColour(owner) : heatColour(rates === null ? 0 : share(rates[number])) }} />`)}
-          ${slot !== null && html`<rect class="chosen" x=${(slot % SIDE) * CELL} y=${Math.floor(slot / SIDE) * CELL} width=${CELL} height=${CELL} rx="3" />`}
-        </svg>
         <div class="legend">
           ${by === "owner"
             ? html`${shards.slice(0, LISTED).map((shard) => html`<span key=${shard}><i style=${{ background: ownerColour(shard) }}></i> shard ${shard}: ${count(owners.filter((owner) => owner === shard).length)}</span>`)}
               ${shards.length > LISTED && html`<span class="quiet">and ${count(shards.length - LISTED)} more: a click on a slot says whose it is</span>`}`
             : html`<span><i style=${{ background: heatColour(0) }}></i> none</span><span><i style=${{ background: heatColour(0.3) }}></i></span><span><i style=${{ background: heatColour(0.65) }}></i></span><span><i style=${{ background: heatColour(1) }}></i> ${rate(most)} operations/s, through this facade</span>`}
         </div>
+        <svg class="grid" viewBox="0 0 ${SIDE * CELL} ${SIDE * CELL}" role="application" tabindex="0" onKeyDown=${move} onClick=${choose}
+          aria-label=${`Slots, 32 in a row; arrows choose one: ${about}`}>
+          ${owners.map((owner, number) => html`<rect key=${number} x=${(number % SIDE) * CELL + 1} y=${Math.floor(number / SIDE) * CELL + 1} width=${CELL - 2} height=${CELL - 2} rx="3"
+            style=${{ fill: by === "owner" ? ownerColour(owner) : heatColour(rates === null ? 0 : share(rates[number])) }} />`)}
+          ${slot !== null && html`<rect class="chosen" x=${(slot % SIDE) * CELL} y=${Math.floor(slot / SIDE) * CELL} width=${CELL} height=${CELL} rx="3" />`}
+        </svg>
       <//>
       <div ref=${details}><${Card} title="One slot">
         <${FindSlot} onFound=${setSlot} />

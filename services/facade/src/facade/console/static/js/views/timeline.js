@@ -40,6 +40,12 @@ const KINDS = /** @type {Record<string, {title: string, sign: string, pattern: R
   process: { title: "Processes", sign: "●", pattern: /./ },
 });
 
+/** What is drawn over what: a leader is told by a star, which the votes that it got come to lie below. */
+const OVER = ["process", "snapshot", "member", "election", "stall", "leader"];
+
+/** @param {Event} one @param {Event} other Which of them is drawn first. */
+const byImportance = (one, other) => OVER.indexOf(kindOf(one.name)) - OVER.indexOf(kindOf(other.name));
+
 /** @param {string} name */
 export function kindOf(name) {
   return Object.keys(KINDS).find((kind) => KINDS[kind].pattern.test(name)) ?? "process";
@@ -90,7 +96,7 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
   return html`<div ref=${frame}><svg class="axis" viewBox="0 0 ${width} ${height}" onWheel=${wheel} role="group" aria-label="Events by node and time">
     ${ticks.map((tick) => html`<g key=${tick}><line class="tick" x1=${x(tick)} y1="0" x2=${x(tick)} y2=${height - 20} /><text class=${tick === to ? "time last" : "time"} x=${x(tick)} y=${height - 5}>${clock(tick).slice(0, to - from < 60e6 ? 12 : 8)}</text></g>`)}
     ${nodes.map((node, row) => html`<g key=${node}><line class="lane" x1=${left} x2=${width} y1=${row * ROW + ROW / 2} y2=${row * ROW + ROW / 2} /><text class="lane-name" x="0" y=${row * ROW + ROW / 2 + 5}>${node}</text></g>`)}
-    ${events.map((event) => {
+    ${[...events].sort(byImportance).map((event) => {
       const kind = kindOf(event.name);
       const y = nodes.indexOf(event.node) * ROW + ROW / 2;
       const same = chosen !== null && chosen.node === event.node && chosen.sequence === event.sequence && chosen.start_id === event.start_id;

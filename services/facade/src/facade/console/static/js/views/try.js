@@ -3,12 +3,13 @@
  * @module
  */
 
-import { ask, curl, keepSeen, ownHeaders, seenHeaders } from "../lib/api.js";
+import { ask, keepSeen, ownHeaders, seenHeaders } from "../lib/api.js";
 import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
 import { html, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
+import { curl } from "../lib/shell.js";
 import { Act, Card, Command, note, Role, Trouble, Wide } from "../lib/ui.js";
 import { heardOf, leaderOf } from "./cluster.js";
 import { Changes, useChanges } from "./changes.js";

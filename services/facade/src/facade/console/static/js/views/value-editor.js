@@ -7,7 +7,8 @@ import { onSession, Problem, randomKey } from "../lib/api.js";
 import { jsonOf, pretty } from "../lib/json.js";
 import { base64url } from "../lib/keys.js";
 import { html, useState } from "../lib/preact.js";
-import { note, Trouble } from "../lib/ui.js";
+import { putLine } from "../lib/shell.js";
+import { Command, note, Trouble } from "../lib/ui.js";
 import { readValue, textOf, writeValue } from "../lib/values.js";
 
 /** @typedef {import("../lib/values.js").Value} Value */
@@ -125,6 +126,7 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
     ${ends === "mixed" && !file && html`<p class="warn-text">Its lines end in more than one way; once you change it here, all end in LF.</p>`}
     ${wrong && html`<p class="warn-text">This is not valid JSON. It can be saved all the same.</p>`}
     <${Trouble} error=${error} />
+    ${!conflict && html`<${Command} text=${putLine(name, file || readable === null ? null : written, { contentType, revision: value.revision, ttl: expiry.trim() })} />`}
     ${conflict &&
     html`<${Conflict} mine=${file ? file.name : text} theirs=${conflict.theirs} onTheirs=${() => leave(onDone)}
       onMine=${() => { const { theirs } = conflict; setConflict(null); save(theirs ? { revision: theirs.revision } : { create: true }); }} />`}

@@ -3,11 +3,12 @@
  * @module
  */
 
-import { curl, facadeNow, Problem } from "../lib/api.js";
+import { facadeNow, Problem } from "../lib/api.js";
 import { bytes, milliseconds, until } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
+import { curl } from "../lib/shell.js";
 import { Act, Card, Command, Copy, Download, Trouble } from "../lib/ui.js";
 import { CONSISTENCIES, readHeaders, readPath, readValue } from "../lib/values.js";
 import { DeleteKey, RenameKey } from "./key-dialogs.js";

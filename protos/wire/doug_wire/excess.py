@@ -1,6 +1,6 @@
-"""Who asks for more than their part, for the audit log: the first refusal of each client and limit in a minute.
+"""Who asks for more than their part, for the log: the first refusal of each client and limit in a minute.
 
-A client that floods a facade is refused thousands of times a second. A line for each would be the flood once more; the
+A client that floods a process is refused thousands of times a second. A line for each would be the flood once more; the
 first one says who it is, and the next how many there were meanwhile. Must not know what the limits are.
 
 Invariant: what is kept of clients is bounded; the line of one that is forgotten comes anew.
