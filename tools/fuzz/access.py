@@ -9,18 +9,19 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import jwt
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from doug_wire.auth import document as documents
 from doug_wire.auth import tokens
+from doug_wire.auth.bearers import BearerError, Bearers, keys_of
 from doug_wire.auth.certificates import shown_to_grpc
 from doug_wire.auth.document import DocumentError, check_principal
 from doug_wire.auth.grants import ALL, Grant, GrantError, KeyRange, Rights, authorize, parse_grant
+from doug_wire.auth.issuer import Issuer
 from facade.app import certificates
-from facade.app.bearers import BearerError, Bearers, keys_of
-from facade.settings import Settings
 from raft_testing.fuzz.target import Target
 
 _KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -47,14 +48,7 @@ def seeds_token() -> Iterable[bytes]:
 
 @cache
 def _bearers() -> Bearers:
-    settings = Settings(
-        nodes={0: {"n": "127.0.0.1:1"}},
-        auth_mode=("oidc",),
-        auth_oidc_issuer="https://issuer",
-        auth_oidc_audience="dougdb",
-        auth_oidc_jwks="/never/read",
-    )
-    bearers = Bearers(settings)
+    bearers = Bearers(Issuer("https://issuer", "dougdb", "/never/read"), structlog.get_logger())
     public = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(_KEY.public_key()))
     bearers._keys = keys_of(json.dumps({"keys": [{**public, "kid": "one", "alg": "EdDSA"}]}).encode())
     return bearers

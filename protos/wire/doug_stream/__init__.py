@@ -1,4 +1,4 @@
-"""gRPC's bidirectional streams over HTTP/2 by hand, for the few calls that carry the load.
+"""gRPC's streams over HTTP/2 by hand, for the few calls that carry the load.
 
 ``grpc.aio`` costs some 350 us of CPU for a round trip, and nearly all of it is threads that wake each other, not the
 protocol. This package speaks the same bytes on the event loop for a tenth of that. Everything else stays with grpcio.

@@ -19,7 +19,7 @@ from doug_stream.connection import Connection
 from doug_stream.endpoint import Call, Decode, Encode, Endpoint, Keepalive
 from doug_stream.errors import CallError
 from doug_stream.handing import hand_over
-from doug_stream.limits import Limits
+from doug_stream.limits import Bucket, Limits
 from doug_stream.names import names
 
 ALPN = "h2"
@@ -33,33 +33,47 @@ def offer_alpn(context: ssl.SSLContext) -> None:
 
 
 class ClientCall(Call):
-    """A call as its client sees it."""
+    """A call as its client sees it.
+
+    Attributes:
+        endpoint: The connection that carries it.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
     _owns_connection = False
+
+    def __init__(self, endpoint: ClientEndpoint, stream_id: int, encode: Encode, decode: Decode) -> None:
+        """Joins a call of the core; see ``Call``."""
+        super().__init__(endpoint, stream_id, encode, decode)
+        self.endpoint = endpoint
 
     def cancel(self) -> bool:
         """Ends the call; False when it was over. A connection that was made for it ends too."""
         going = self._end is None
         if going:
-            self._endpoint.core.reset(self.stream_id)
-            self._endpoint.flush()
+            if self.endpoint.may_reset():
+                self.endpoint.core.reset(self.stream_id)
+                self.endpoint.flush()
+            else:
+                # A server takes so many resets and no more: it learns of this one with the end of the connection.
+                self.endpoint.retire()
             self.ended(CallError(StatusCode.CANCELLED, "cancelled by this end"))
         if self._owns_connection:
-            self._endpoint.close()
+            self.endpoint.close()
         return going
 
     async def done_writing(self) -> None:
         """Tells the server that no further message comes."""
-        self._endpoint.core.end(self.stream_id)
-        self._endpoint.flush()
+        self.endpoint.core.end(self.stream_id)
+        self.endpoint.flush()
 
     def ended(self, end: CallError) -> None:
         """See ``Call``."""
-        self._endpoint.calls.pop(self.stream_id, None)
+        self.endpoint.calls.pop(self.stream_id, None)
         if self._deadline is not None:
             self._deadline.cancel()
         super().ended(end)
+        self.endpoint.rest()
 
     def own_connection(self) -> None:
         """From now on the connection ends with the call."""
@@ -67,7 +81,7 @@ class ClientCall(Call):
 
     def limit(self, timeout_s: float) -> None:
         """Ends the call in so many seconds at the latest."""
-        self._deadline = self._endpoint.loop.call_later(timeout_s, self._expire)
+        self._deadline = self.endpoint.loop.call_later(timeout_s, self._expire)
 
     def _expire(self) -> None:
         self.broken(CallError(StatusCode.DEADLINE_EXCEEDED, "the deadline has passed"))
@@ -81,6 +95,23 @@ class ClientEndpoint(Endpoint):
         super().__init__(Connection(client=True, limits=limits, mark=True), keepalive)
         self._authority = authority
         self._scheme = scheme
+        # Half of what servers of this package take, whose clocks run otherwise.
+        self._resets = Bucket(limits.resets_burst // 2, limits.resets_per_s / 2)
+        self._retired = False
+
+    def may_reset(self) -> bool:
+        """Whether another call may be reset now without the server taking it for an attack."""
+        return self._resets.take(self.loop.time())
+
+    def retire(self) -> None:
+        """Begins no further call, and closes the connection once those that go on have ended."""
+        self._retired = True
+        self.rest()
+
+    def rest(self) -> None:
+        """Looks whether the connection is retired and has no call left."""
+        if self._retired and not self.calls:
+            self.close()
 
     def call(
         self,
@@ -103,7 +134,7 @@ class ClientEndpoint(Endpoint):
             CallError: The connection takes no further call.
             ValueError: The metadata cannot be sent.
         """
-        if self.closed.done():
+        if self.closed.done() or self._retired:
             raise CallError(StatusCode.UNAVAILABLE, "the connection is closed")
         stream_id = self.core.request(path, self._authority, self._scheme, metadata, timeout_s)
         call = self.calls[stream_id] = ClientCall(self, stream_id, encode, decode)

@@ -224,16 +224,43 @@ DOUGDB_AUTH_SESSION_KEY_FILE: /etc/dougdb/session/key
 DOUGDB_AUTH_CLIENT_CA_FILE: /etc/dougdb/client-ca/ca.crt
 {{- end }}
 {{- if has "oidc" $modes }}
-DOUGDB_AUTH_OIDC_ISSUER: {{ $auth.oidc.issuer | quote }}
-DOUGDB_AUTH_OIDC_AUDIENCE: {{ $auth.oidc.audience | quote }}
-DOUGDB_AUTH_OIDC_JWKS: {{ $auth.oidc.jwks | quote }}
-DOUGDB_AUTH_OIDC_CLAIM: {{ $auth.oidc.claim | quote }}
-DOUGDB_AUTH_OIDC_GROUPS_CLAIM: {{ $auth.oidc.groupsClaim | quote }}
-{{- if $auth.oidc.caSecret }}
-DOUGDB_AUTH_OIDC_JWKS_CA_FILE: /etc/dougdb/oidc-ca/ca.crt
-{{- end }}
+{{ include "dougdb.issuerEnv" . }}
 {{- end }}
 {{- end -}}
+{{- end -}}
+
+{{/* The issuer of JWTs, for whoever judges them. */}}
+{{- define "dougdb.issuerEnv" -}}
+{{- with .Values.auth.oidc -}}
+DOUGDB_AUTH_OIDC_ISSUER: {{ .issuer | quote }}
+DOUGDB_AUTH_OIDC_AUDIENCE: {{ .audience | quote }}
+DOUGDB_AUTH_OIDC_JWKS: {{ .jwks | quote }}
+DOUGDB_AUTH_OIDC_CLAIM: {{ .claim | quote }}
+DOUGDB_AUTH_OIDC_GROUPS_CLAIM: {{ .groupsClaim | quote }}
+{{- if .caSecret }}
+DOUGDB_AUTH_OIDC_JWKS_CA_FILE: /etc/dougdb/oidc-ca/ca.crt
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The rates of clients, for facades and nodes; nothing where there are none. */}}
+{{- define "dougdb.limitsEnv" -}}
+{{- with .Values.limits.clientRequestsPerS }}
+DOUGDB_CLIENT_REQUESTS_PER_S: {{ . | quote }}
+{{- end }}
+{{- with .Values.limits.addressRequestsPerS }}
+DOUGDB_ADDRESS_REQUESTS_PER_S: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether nodes judge JWTs. */}}
+{{- define "dougdb.issuerAtNodes" -}}{{- if and .Values.auth.oidc.atNodes (has "oidc" (splitList "," .Values.auth.mode)) -}}true{{- end -}}{{- end -}}
+
+{{/* The egress rule to the issuer's keys, wherever they are. */}}
+{{- define "dougdb.issuerEgress" -}}
+# The issuer's keys, wherever they are.
+- ports:
+    - {port: {{ default "443" (trimPrefix ":" (regexFind ":[0-9]+$" (urlParse .Values.auth.oidc.jwks).host)) }}, protocol: TCP}
 {{- end -}}
 
 {{/* The Secret with the key that signs the console's sessions, the same for all facades. */}}

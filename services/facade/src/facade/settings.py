@@ -14,6 +14,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from doug_wire.auth.issuer import Issuer
+from facade.errors import SettingsError
+
 PREFIX = "DOUGDB_"
 
 _HOST_NAME = re.compile(
@@ -375,6 +378,25 @@ class Settings(BaseSettings):
     def addresses(self) -> tuple[Address, ...]:
         """All addresses at which HTTP is served: those of ``listen``, then those of ``shared_listen``."""
         return *self.listen, *self.shared_listen
+
+    def issuer(self) -> Issuer:
+        """The issuer of JWTs.
+
+        Raises:
+            SettingsError: The settings do not say whose count.
+        """
+        found = Issuer(
+            self.auth_oidc_issuer,
+            self.auth_oidc_audience,
+            self.auth_oidc_jwks,
+            self.auth_oidc_jwks_ca_file,
+            self.auth_oidc_claim,
+            self.auth_oidc_groups_claim,
+        )
+        if (mistake := found.mistake()) is not None:
+            name, why = mistake
+            raise SettingsError(PREFIX + name, why)
+        return found
 
     @property
     def guarded(self) -> bool:

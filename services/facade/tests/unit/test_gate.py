@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from doug_wire.auth import tokens
+from doug_wire.auth.bearers import Bearers, Key
 from doug_wire.auth.document import EMPTY, Document, DocumentError, Held, TokenRecord
 from doug_wire.auth.grants import Grant, Verb
 from facade.app import certificates
 from facade.app.audit import Audit
-from facade.app.bearers import Bearers, Key
 from facade.app.certificates import NONE, Certificate
 from facade.app.gate import USES_EVERY_S, Gate
 from facade.app.plain import proof_of
@@ -167,9 +167,13 @@ def test_a_facade_starts_without_its_bootstrap_file(tmp_path: Path, held: bytes 
     assert rig.gate._bootstrap.is_it(BOOTSTRAP.decode())
 
 
-async def test_a_bootstrap_file_that_makes_no_sense_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "short").write_bytes(b"short")
-    for name in ("short", "."):
+@pytest.mark.parametrize(
+    "held", [b"short", b"\xff" * 40, BOOTSTRAP + b"\n" + BOOTSTRAP, b"DOUGDB_TOKEN = " + BOOTSTRAP]
+)
+async def test_a_bootstrap_file_that_makes_no_sense_is_an_error(tmp_path: Path, held: bytes) -> None:
+    """Nobody could show what stands on two lines, or has a space: a facade would start that lets nobody in."""
+    (tmp_path / "token").write_bytes(held)
+    for name in ("token", "."):
         with pytest.raises(SettingsError):
             Rig(auth_bootstrap_file=str(tmp_path / name))
 

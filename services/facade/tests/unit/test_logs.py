@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from doug_wire.library_lines import LINES_BURST
 from facade.app import logs
 
 
@@ -35,6 +36,13 @@ def test_every_line_is_an_object_that_names_the_facade(capsys: pytest.CaptureFix
     assert (changed["facade"], changed["shard"], changed["term"]) == ("facade-1", 1, 7)
     assert (library["facade"], library["event"], library["level"]) == ("facade-1", "of a library", "error")
     assert (crashed["event"], "broken" in crashed["exception"]) == ("facade.crashed", True)
+
+
+def test_what_libraries_write_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "info", "facade-1")
+    for _ in range(2 * LINES_BURST):
+        logging.getLogger("uvicorn.error").error("of a library")
+    assert len(capsys.readouterr().err.splitlines()) == LINES_BURST
 
 
 def test_a_console_shows_no_values_of_variables(capsys: pytest.CaptureFixture[str]) -> None:

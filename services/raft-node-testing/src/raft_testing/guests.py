@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from doug_wire.auth import tokens
+from doug_wire.auth.bearers import Bearers
 from doug_wire.auth.document import EMPTY, Document, Held, TokenRecord
 from doug_wire.auth.grants import parse_grant
 from raft_node.kv.operations.access import Stored
@@ -62,15 +63,26 @@ class FakeContext:
 class Shard:
     """What a shard holds, and a node of it that judges by that."""
 
-    def __init__(self, *, is_copy: bool = False, modes: tuple[str, ...] = ("token",)) -> None:
+    def __init__(
+        self, *, is_copy: bool = False, modes: tuple[str, ...] = ("token",), bearers: Bearers | None = None
+    ) -> None:
         self.document = EMPTY
         self.revision = 1
         self.error: Exception | None = None
         self.asked = 0
         self.now_s = 1000.0
+        self.early_s = 0.0
+        """How far the wall clock is ahead of the other one."""
         self.lines: list[dict[str, object]] = []
         clock = lambda: self.now_s  # noqa: E731
-        self.guests = Guests(self.held, is_copy=is_copy, modes=modes, clock=clock, wall_clock=clock)
+        self.guests = Guests(
+            self.held,
+            is_copy=is_copy,
+            modes=modes,
+            bearers=bearers,
+            clock=clock,
+            wall_clock=lambda: self.now_s + self.early_s,
+        )
         self.callers = Callers(["dougdb-facade"], self.tell, lambda: self.now_s, self.guests)
 
     def tell(self, event: str, **fields: object) -> None:

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from doug_wire.auth.issuer import Issuer
 from raft_node.errors import SettingsError
 
 _ADDRESS = re.compile(r"^(?P<host>\[[0-9a-fA-F:.%]+\]|[^:\[\]\s]+):(?P<port>\d{1,5})$")
@@ -100,8 +101,23 @@ class NodeSettings(BaseSettings):
 
     auth_mode: str = Field(default="none", pattern=r"^(none|(token|mtls|oidc)( *, *(token|mtls|oidc))*)$")
     """The same value as the facades have. With any mode but ``none``, ``tls_mode`` must be ``mutual``, and only facades
-    and nodes may call Doug and Admin; with ``token`` also clients that show a token of ours, and with ``mtls`` those
-    with a certificate of ``tls_ca_file`` whose name is a principal, as far as the principal may."""
+    and nodes may call Doug and Admin; with ``token`` also clients that show a token of ours, with ``mtls`` those with
+    a certificate of ``tls_ca_file`` whose name is a principal, and with ``oidc`` those that show a JWT of the issuer
+    below, as far as the principal may."""
+    auth_oidc_issuer: str = ""
+    """The issuer of the JWTs that count at this node, ``iss``; with ``oidc``, all of these settings as the facades have
+    them, or none, so that JWTs count at facades alone."""
+    auth_oidc_audience: str = ""
+    """The audience that a JWT must name: the claim ``aud``."""
+    auth_oidc_jwks: str = ""
+    """The https URL or the file of the issuer's keys, a JSON Web Key Set. It is read again every minute, and when a JWT
+    names a key that is not known."""
+    auth_oidc_jwks_ca_file: str = ""
+    """The file with the authority that signs the certificate of that URL, as PEM. Empty: the system's authorities."""
+    auth_oidc_claim: str = Field(default="sub", min_length=1, max_length=64)
+    """The claim of a JWT whose value names the principal: ``oidc:VALUE``."""
+    auth_oidc_groups_claim: str = Field(default="groups", min_length=1, max_length=64)
+    """The claim of a JWT that lists the principal's groups: ``group:VALUE`` for each."""
     auth_facade_names: str = "dougdb-facade"
     """The names in certificates, a comma list, by which a caller is recognized as a facade. Nodes are recognized by the
     names in ``peers``."""
@@ -246,8 +262,6 @@ class NodeSettings(BaseSettings):
             raise ValueError("log_bytes_max must be at least log_keep_bytes")
         if self.leader_lease_enabled and self.lease_ticks < 1:
             raise ValueError("leader_lease_margin_ms leaves no lease: it must be two ticks below election_timeout_ms")
-        if self.guarded and self.tls_mode != "mutual":
-            raise ValueError("auth_mode needs tls_mode mutual, by which facades and nodes are told from others")
         if self.tls_mode == "mutual":
             for name in ("tls_cert_file", "tls_key_file", "tls_ca_file"):
                 if not getattr(self, name):
@@ -260,6 +274,14 @@ class NodeSettings(BaseSettings):
             raise ValueError("dev_faults is for nodes of dougctl dev, which listen on loopback alone")
         if self.shard_id > 0 and not self.seed_addresses:
             raise ValueError("seeds must name shard 0's Raft addresses for any other shard")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_who_may_call(self) -> Self:
+        if self.guarded and self.tls_mode != "mutual":
+            raise ValueError("auth_mode needs tls_mode mutual, by which facades and nodes are told from others")
+        if self.issuer.is_named and (mistake := self.issuer.mistake()) is not None:
+            raise ValueError("DOUGDB_{}: {}".format(*mistake))
         return self
 
     @property
@@ -292,6 +314,20 @@ class NodeSettings(BaseSettings):
     def auth_modes(self) -> frozenset[str]:
         """What may prove who a client is; ``none`` alone if clients need not say so."""
         return frozenset(mode.strip() for mode in self.auth_mode.split(","))
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuer of the JWTs that count here; it is not named where none do."""
+        if "oidc" not in self.auth_modes:
+            return Issuer()
+        return Issuer(
+            self.auth_oidc_issuer,
+            self.auth_oidc_audience,
+            self.auth_oidc_jwks,
+            self.auth_oidc_jwks_ca_file,
+            self.auth_oidc_claim,
+            self.auth_oidc_groups_claim,
+        )
 
     @property
     def trusted_names(self) -> tuple[str, ...]:

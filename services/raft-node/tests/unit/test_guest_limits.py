@@ -55,6 +55,12 @@ async def limited(**rates: int) -> tuple[Shard, list[str]]:
     return shard, counted
 
 
+async def test_a_stream_of_messages_is_refused_as_anything_else(shard: Shard) -> None:
+    """It has no size: asked for one, a node answered UNKNOWN."""
+    context: Any = shown(shard.makes("app", "read:*", "write:*"))
+    assert await shard.calls(context, "Pipe", iter(())) is DENIED
+
+
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 PUT = pb.PutRequest(key=b"k")
 

@@ -260,10 +260,10 @@ async def test_a_certificate_ends_and_so_does_what_it_may(shard: Shard) -> None:
 
 async def test_a_refusal_says_what_would_count() -> None:
     for modes, counts in (
-        (("token",), "At a node a token (dougctl auth token) does;"),
-        (("mtls",), "At a node a certificate with a name does;"),
-        (("mtls", "token"), "At a node a token (dougctl auth token) or a certificate with a name does;"),
-        (("oidc",), "At a node nothing does;"),
+        (("token",), "At a node a token (dougctl auth token) counts;"),
+        (("mtls",), "At a node a certificate with a name counts;"),
+        (("mtls", "token"), "At a node a token (dougctl auth token) or a certificate with a name counts;"),
+        (("oidc",), "At a node nothing counts;"),
     ):
         shard = Shard(modes=modes)
         context: Any = shown("a.b.c")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+from doug_wire.library_lines import LINES_BURST
 from raft_node.observability import logs
 
 
@@ -52,6 +53,16 @@ def test_lines_of_libraries_have_the_same_form(capsys: pytest.CaptureFixture[str
     logging.getLogger("library").info("not shown")
     (line,) = lines(capsys)
     assert (line["event"], line["logger"], line["node"], line["level"]) == ("port 7", "library", "n", "warning")
+
+
+def test_what_libraries_write_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """gRPC has a traceback for each call whose message is none, before anybody has asked who calls."""
+    logs.configure("json", "info", node="n", shard=0)
+    for _ in range(3 * LINES_BURST):
+        logging.getLogger("grpc").error("not a message")
+    logging.getLogger("other").error("heard")
+    told = lines(capsys)
+    assert [line["logger"] for line in told] == ["grpc"] * LINES_BURST + ["other"]
 
 
 def test_an_uncaught_exception_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,9 @@ import pytest
 
 from doug.v1 import doug_pb2 as pb
 from doug.v1 import doug_pb2_grpc
+from doug_stream.client import ClientEndpoint, connect
+from doug_stream.errors import CallError
+from doug_stream.limits import Limits
 from doug_wire.partition_map import SlotRange
 from doug_wire.scan import PAGE_BYTES_MAX, PREFIX, ScanRecord, decode_page
 from doug_wire.slots import SLOTS, slot_of
@@ -28,6 +31,9 @@ from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug import scan_stream
 from raft_node.rpc.doug.replica import LeaderHint
 from raft_node.rpc.doug.service import DougService
+from raft_node.rpc.hot_streams import SCAN, encode
+from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.listener import Listener
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Reader
 from raft_node.runtime.reads.scans import OTHERS_MAX, ScanLimits
@@ -99,22 +105,65 @@ class Rig:
 Make = Callable[..., Any]
 
 
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
+class OwnCall:
+    """A call of the own streams, with the errors of grpcio."""
+
+    def __init__(self, endpoint: ClientEndpoint, request: pb.ScanRequest) -> None:
+        self._call = endpoint.call(SCAN.path, encode, SCAN.decode_answer)
+        self._request: pb.ScanRequest | None = request
+
+    async def read(self) -> Any:
+        try:
+            if self._request is not None:
+                request, self._request = self._request, None
+                await self._call.write(request)
+                await self._call.done_writing()
+            return await self._call.read()
+        except CallError as error:
+            (code,) = (code for code in grpc.StatusCode if code.value[0] == error.status)
+            raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*error.trailers)) from None
+
+    async def __aiter__(self) -> AsyncIterator[pb.ScanPage]:
+        while (page := await self.read()) is not grpc.aio.EOF:
+            yield page
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def call_on_loopback(port: int) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", OPTIONS)
+
+
+@pytest.fixture(params=["grpcio to grpcio", "own to own", "grpcio to own"])
+async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Starts a node's port for clients, with either client and either server behind it."""
+    client, server = request.param.split(" to ")
     async with AsyncExitStack() as stack:
 
-        async def start(limits: ScanLimits = ScanLimits()) -> Rig:  # noqa: B008  # It never changes.
+        async def start(limits: ScanLimits = ScanLimits(), admit: Any = None) -> Rig:  # noqa: B008  # It never changes.
             rig = Rig(limits)
             stack.callback(rig.engine.close)
             stack.callback(rig.reader.close)
-            server = grpc.aio.server(options=SERVER_OPTIONS)
-            doug_pb2_grpc.add_DougServicer_to_server(rig.service, server)
-            address = f"unix:{tmp_path}/doug"
-            server.add_insecure_port(address)
-            await server.start()
-            stack.push_async_callback(server.stop, 0)
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, OPTIONS))
-            rig.doug = doug_pb2_grpc.DougStub(channel)
+            behind = grpc.aio.server(options=SERVER_OPTIONS)
+            doug_pb2_grpc.add_DougServicer_to_server(rig.service, behind)
+            counting = CountingInterceptor(Metrics(0), rig.failures.append, admit)
+            listener = Listener(behind, {SCAN: rig.service.Scan}, counting, None, 16)
+            await listener.open("127.0.0.1:0", "client")
+            stack.push_async_callback(listener.stop, 0)
+            assert listener._front is not None
+            port = listener._front.port
+            if client == "own":
+                endpoint = await connect("127.0.0.1", port, limits=Limits(window_bytes=128 << 10))
+                stack.callback(endpoint.close)
+                rig.doug = SimpleNamespace(Scan=partial(OwnCall, endpoint))
+                return rig
+            if server == "own":
+                # No client of grpcio's gets there by itself; this shows that it could.
+                straight = await asyncio.get_running_loop().create_server(listener._own.endpoint, "127.0.0.1", 0)
+                stack.callback(straight.close)
+                port = straight.sockets[0].getsockname()[1]
+            rig.doug = doug_pb2_grpc.DougStub(await stack.enter_async_context(call_on_loopback(port)))
             return rig
 
         yield start
@@ -299,3 +348,29 @@ async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -
     code, metadata = await rig.refusal()
     assert (code, metadata["doug-code"]) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
     assert len(rig.failures) == 1
+
+
+@pytest.mark.parametrize("make", ["own to own", "grpcio to own"], indirect=True)
+async def test_the_own_server_judges_who_scans_by_what_is_asked_for(make: Make) -> None:
+    judged = []
+
+    async def admit(context: Any, service: str, method: str, request: Any) -> None:
+        judged.append((service, method, request.start))
+        if request.start == b"secret":
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN", (("doug-code", "FORBIDDEN"),))
+
+    rig = await make(admit=admit)
+    rig.write(b"a")
+    assert len(await rig.records()) == 1
+    assert await rig.refusal(start=b"secret") == (grpc.StatusCode.PERMISSION_DENIED, {"doug-code": "FORBIDDEN"})
+    assert judged == [("doug.v1.Doug", "Scan", b""), ("doug.v1.Doug", "Scan", b"secret")]
+    assert rig.reader.scans.under_way == 0
+
+
+@pytest.mark.parametrize("make", ["own to own"], indirect=True)
+async def test_a_call_without_a_request_is_refused(make: Make) -> None:
+    rig = await make()
+    call = rig.doug.Scan.args[0].call(SCAN.path, encode, SCAN.decode_answer)
+    await call.done_writing()
+    with pytest.raises(CallError, match="INTERNAL"):
+        await call.read()

@@ -17,6 +17,20 @@ GOOD = {
 }
 
 
+GUARDED = {
+    "DOUGDB_AUTH_MODE": "token,oidc",
+    "DOUGDB_TLS_MODE": "mutual",
+    "DOUGDB_TLS_CERT_FILE": "c",
+    "DOUGDB_TLS_KEY_FILE": "k",
+    "DOUGDB_TLS_CA_FILE": "a",
+}
+ISSUER = {
+    "DOUGDB_AUTH_OIDC_ISSUER": "https://issuer",
+    "DOUGDB_AUTH_OIDC_AUDIENCE": "dougdb",
+    "DOUGDB_AUTH_OIDC_JWKS": "/keys",
+}
+
+
 ON_LOOPBACK = {
     "DOUGDB_DEV_FAULTS": "1",
     "DOUGDB_STOP_ON_STDIN_EOF": "1",
@@ -58,6 +72,10 @@ def test_the_defaults_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -
         ({"DOUGDB_LEADER_LEASE_MARGIN_MS": "0"}, "DOUGDB_LEADER_LEASE_MARGIN_MS"),
         ({"DOUGDB_LEADER_LEASE_ENABLED": "1", "DOUGDB_LEADER_LEASE_MARGIN_MS": "140"}, "leader_lease_margin_ms"),
         ({"DOUGDB_DEV_FAULTS": "1"}, "dev_faults"),
+        ({"DOUGDB_AUTH_MODE": "token"}, "tls_mode mutual"),
+        (GUARDED | {"DOUGDB_AUTH_OIDC_ISSUER": "https://issuer"}, "DOUGDB_AUTH_OIDC_AUDIENCE"),
+        (GUARDED | ISSUER | {"DOUGDB_AUTH_OIDC_JWKS": ""}, "DOUGDB_AUTH_OIDC_JWKS"),
+        (GUARDED | ISSUER | {"DOUGDB_AUTH_OIDC_JWKS": "http://issuer/keys"}, "over https"),
         (ON_LOOPBACK | {"DOUGDB_STOP_ON_STDIN_EOF": "0"}, "dev_faults"),
         *((ON_LOOPBACK | {f"DOUGDB_{port}_LISTEN": "0.0.0.0:1"}, "dev_faults") for port in ("CLIENT", "PEER", "ADMIN")),
         (ON_LOOPBACK | {"DOUGDB_PEER_LISTEN": "db.example:1"}, "dev_faults"),
@@ -115,3 +133,12 @@ def test_a_volume_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     set_environment(monkeypatch, **{name: ""})
     with pytest.raises(SettingsError, match=name):
         load()
+
+
+def test_jwts_count_at_a_node_only_where_its_settings_name_the_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **GUARDED)
+    assert not load().issuer.is_named
+    set_environment(monkeypatch, **ISSUER)
+    assert load().issuer[:3] == ("https://issuer", "dougdb", "/keys")
+    monkeypatch.setenv("DOUGDB_AUTH_MODE", "token")
+    assert not load().issuer.is_named, "and the mode is there"

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from doug.v1 import raft_pb2 as pb
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.peers import LocalMember, Peers
+from raft_node.rpc.raft.refusals import LINES_BURST, REASON_CHARACTERS_MAX
 from raft_node.rpc.raft.service import Attached, RaftService
 from raft_node.rpc.raft.vouching import ASKING_MAX, REMEMBERED_MAX, Vouching
 
@@ -171,6 +173,18 @@ async def test_a_facades_certificate_speaks_for_no_member_and_leaves_no_address(
     assert member.client_addresses == {"a": "a:9"}
     assert (await admitted(service, envelope(B, "b:9"), Call("b")))[1] == B
     assert member.client_addresses == {"a": "a:9", "b": "b:9"}
+
+
+async def test_no_sender_fills_a_disk_with_what_it_calls_itself() -> None:
+    """Any certificate of the authority, and in plaintext anybody, got a line of megabytes for each message."""
+    service, _ = service_of(A)
+    with capture_logs() as lines:
+        for number in range(2 * LINES_BURST):
+            with pytest.raises(Refused) as refused:
+                await admitted(service, envelope(NodeId(f"{number}" + "x" * 100_000, 1)), Call("dougdb-client"))
+    assert len(lines) == LINES_BURST
+    assert max(len(str(line)) for line in lines) < 2 * REASON_CHARACTERS_MAX
+    assert len(str(refused.value)) == REASON_CHARACTERS_MAX
 
 
 async def test_addresses_that_are_heard_are_bounded_and_the_own_one_is_nobody_elses() -> None:

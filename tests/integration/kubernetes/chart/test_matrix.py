@@ -263,6 +263,45 @@ def test_every_mode_reaches_the_facades_and_the_nodes(tools: None) -> None:
         }
 
 
+def test_nodes_judge_jwts_if_that_is_asked_for(tools: None) -> None:
+    """They know the issuer then, its authority, and the way to its keys; clients reach them where that is said, too."""
+    peer = "networkPolicy.nodeClientsFrom[0].podSelector.matchLabels.app=cart"
+    objects = render("--set", f"{ALL_MODES},auth.oidc.atNodes=true,{peer}")
+    assert not [message for _, version, message in validate(objects, VERSIONS) if version not in CUSTOM]
+    (data,) = [
+        one["data"] for one in objects if one["kind"] == "ConfigMap" and "DOUGDB_DRAIN_TIMEOUT_MS" in one["data"]
+    ]
+    issuer = {name: value for name, value in data.items() if name.startswith("DOUGDB_AUTH_OIDC_")}
+    assert issuer == {
+        "DOUGDB_AUTH_OIDC_ISSUER": "https://issuer",
+        "DOUGDB_AUTH_OIDC_AUDIENCE": "dougdb",
+        "DOUGDB_AUTH_OIDC_JWKS": "https://issuer:8443/keys",
+        "DOUGDB_AUTH_OIDC_JWKS_CA_FILE": "/etc/dougdb/oidc-ca/ca.crt",
+        "DOUGDB_AUTH_OIDC_CLAIM": "sub",
+        "DOUGDB_AUTH_OIDC_GROUPS_CLAIM": "groups",
+    }
+    for node in (one["spec"]["template"]["spec"] for one in objects if one["kind"] == "StatefulSet"):
+        assert {"name": "oidc-ca", "secret": {"secretName": "issuer", "defaultMode": 0o440}} in node["volumes"]
+        mount = {"name": "oidc-ca", "mountPath": "/etc/dougdb/oidc-ca", "readOnly": True}
+        assert mount in node["containers"][0]["volumeMounts"]
+    policies = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "NetworkPolicy"}
+    assert {"ports": [{"port": 8443, "protocol": "TCP"}]} in policies["dougdb-raft"]["egress"]
+    (clients,) = [rule for rule in policies["dougdb-raft"]["ingress"] if rule["ports"][0]["port"] == "client"]
+    assert {"podSelector": {"matchLabels": {"app": "cart"}}} in clients["from"] and len(clients["from"]) == 2
+
+
+def test_rates_of_clients_reach_facades_and_nodes(tools: None) -> None:
+    names = ("DOUGDB_CLIENT_REQUESTS_PER_S", "DOUGDB_ADDRESS_REQUESTS_PER_S")
+    assert not [one for one in render() if any(name in str(one) for name in names)]
+    objects = render("--set", "limits.clientRequestsPerS=1000000,limits.addressRequestsPerS=70")
+    found = [
+        tuple(one["data"].get(name) for name in names)
+        for one in objects
+        if one["kind"] == "ConfigMap" and "DOUGDB_LOG_LEVEL" in one["data"]
+    ]
+    assert found == [("1000000", "70")] * 2
+
+
 def test_a_prometheus_of_the_console_is_named_to_facades_and_may_be_reached(tools: None) -> None:
     assert not [one for one in render() if "DOUGDB_CONSOLE_PROMETHEUS" in one.get("data", {})]
     for address, port in (("http://prometheus.monitoring:9090", 9090), ("https://prometheus.example/team", 443)):

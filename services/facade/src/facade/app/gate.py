@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -29,10 +30,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from doug_wire.auth import tokens
+from doug_wire.auth.bearers import BearerError, Bearers
 from doug_wire.auth.document import CERTIFICATE, TOKEN, DocumentError
 from doug_wire.auth.grants import ALL, NOTHING
 from facade.app.audit import Audit
-from facade.app.bearers import BearerError, Bearers
 from facade.app.certificates import NONE, Certificate
 from facade.app.origins import SAFE, Seen, is_own_page
 from facade.app.plain import proof_of
@@ -56,6 +57,9 @@ BOOTSTRAP_CHARACTERS_MIN = 32
 USES_EVERY_S = 60.0
 USE_AGE_MS = 600_000
 """How far the noted time of a token's last use may lie behind the true one."""
+
+_VISIBLE = re.compile(rb"[!-~]+")
+"""What a header can show as one token."""
 
 _HOW = "Send Authorization: Bearer TOKEN."
 _ONE_SPACE = "There is one space before a token, and none in it or behind it."
@@ -117,7 +121,7 @@ class Gate:
         self._bootstrap = _Bootstrap(settings.auth_bootstrap_file)
         self._sign_ins = SignIns(settings.auth_session_key_file)
         self._session_s = settings.auth_session_ms / 1000
-        self._bearers = Bearers(settings, clock) if "oidc" in self._modes else None
+        self._bearers = Bearers(settings.issuer(), log, clock) if "oidc" in self._modes else None
         if self._bearers is not None:
             self._bearers.on_change = self._forget_bearers
         state.on_change = self._changed
@@ -471,8 +475,8 @@ class _Bootstrap:
         text = self._path.read_bytes().strip()
         if not text:
             raise _NoTokenError(f"{self._path} is empty")
-        if len(text) < BOOTSTRAP_CHARACTERS_MIN or not text.isascii():
-            raise ValueError(f"a token has at least {BOOTSTRAP_CHARACTERS_MIN} ASCII characters")
+        if len(text) < BOOTSTRAP_CHARACTERS_MIN or not _VISIBLE.fullmatch(text):
+            raise ValueError(f"a token has at least {BOOTSTRAP_CHARACTERS_MIN} visible ASCII characters, on one line")
         self.digest = hashlib.sha256(text).digest()
 
     def refresh(self) -> None:

@@ -13,6 +13,8 @@ from types import TracebackType
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from doug_wire.library_lines import BoundedLines, add_left_out
+
 ALWAYS_SHOWN = frozenset({"shard.leader_changed"})
 
 
@@ -57,9 +59,10 @@ def configure(log_format: str, log_level: str, facade_id: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(BoundedLines())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, add_left_out, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

@@ -1,4 +1,4 @@
-"""How the facade reaches nodes: gRPC channels, their options each with its reason, and own streams for the Pipe."""
+"""How the facade reaches nodes: gRPC channels, their options each with its reason, and connections of own streams."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc.aio
 
 from doug.v1 import doug_pb2
-from doug_stream.client import ClientCall, connect
+from doug_stream.client import ClientCall, ClientEndpoint, connect
 from doug_stream.limits import Limits
 from doug_wire import pipe, tls
 from doug_wire.tls import Certificates
@@ -40,6 +40,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 
 PIPE = "/doug.v1.Doug/Pipe"
 _PIPE_LIMITS = Limits(message_bytes_max=pipe.GRPC_MESSAGE_BYTES_MAX)
+# Of a scan a page waits here beside the one that is read, and no more.
+_SCAN_LIMITS = Limits(message_bytes_max=pipe.GRPC_MESSAGE_BYTES_MAX, window_bytes=128 << 10)
 
 SCAN_OPTIONS = [
     *CHANNEL_OPTIONS,
@@ -69,9 +71,20 @@ class Channels:
         Raises:
             CallError: The node is not to be reached.
         """
-        host, port = parse_address(target.address)
-        context = None if self._certificates is None else self._certificates.dialling_context()
-        endpoint = await connect(host, port, context, name=target.name, limits=_PIPE_LIMITS, timeout_s=CONNECT_S)
+        endpoint = await self._connect(target, _PIPE_LIMITS)
         call = endpoint.call(PIPE, doug_pb2.Batch.SerializeToString, doug_pb2.BatchResult.FromString)
         call.own_connection()
         return call
+
+    async def open_scans(self, target: Target) -> ClientEndpoint:
+        """A connection for all scans of a node; its certificate must carry the target's name.
+
+        Raises:
+            CallError: The node is not to be reached.
+        """
+        return await self._connect(target, _SCAN_LIMITS)
+
+    async def _connect(self, target: Target, limits: Limits) -> ClientEndpoint:
+        host, port = parse_address(target.address)
+        context = None if self._certificates is None else self._certificates.dialling_context()
+        return await connect(host, port, context, name=target.name, limits=limits, timeout_s=CONNECT_S)

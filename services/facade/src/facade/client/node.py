@@ -24,6 +24,7 @@ from facade.client.link import Link
 from facade.client.modes import Kind
 from facade.client.operation import Operation
 from facade.client.receipts import Headers, Receipt
+from facade.client.scan_calls import ScanCalls
 from facade.client.sessions import Sessions, entry_of
 from facade.discovery.targets import Target
 from facade.settings import parse_address
@@ -35,7 +36,6 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
 """The shortest and the longest pause between two tries to reach a node; each pause is longer than the one before."""
 
 Trouble: TypeAlias = Literal["certificate_expired", "certificate_refused"]
-ScanCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.ScanRequest, doug_pb2.ScanPage]"
 WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2.WatchBatch]"
 
 
@@ -81,6 +81,7 @@ class Node:
         incarnation: The incarnation of the node, which is its disks, by its last status; 0 before that.
         trouble: Why the node could not be reached when it was last asked; None if it could, or the reason is unknown.
         link: The windows of the node's Pipe stream.
+        scans: The calls of Doug.Scan.
         up: Whether the node's Pipe stream is open.
         known: Whether the node was asked for its status since then, and has answered or is about to.
         suspect: Whether the node owed an answer for too long, and has sent nothing since.
@@ -126,10 +127,9 @@ class Node:
         self._alias: Target | None = None
         self._channels = channels
         self._closing: set[asyncio.Task[None]] = set()
+        self.scans = ScanCalls(channels, target)
         self._watches: grpc.aio.Channel | None = None
         self._watches_version = 0
-        self._scans: grpc.aio.Channel | None = None
-        self._scans_version = 0
         self._connect()
 
     def _connect(self) -> None:
@@ -312,20 +312,6 @@ class Node:
         finally:
             await channel.close()
 
-    def open_scan(self, request: doug_pb2.ScanRequest) -> ScanCall:
-        """Doug.Scan, over a connection that scans have for themselves: no other request waits behind their pages."""
-        if self._scans is not None and self._scans_version != self._channels.version:
-            self.drop_scans()
-        if self._scans is None:
-            self._scans, self._scans_version = self._channels.open(self.target, SCAN_OPTIONS), self._channels.version
-        return doug_pb2_grpc.DougStub(self._scans).Scan(request)
-
-    def drop_scans(self) -> None:
-        """Gives up the connection of scans, which is of no use any more: the next scan opens another one."""
-        if self._scans is not None:
-            self._leave(self._scans)
-            self._scans = None
-
     def open_watch(self, request: doug_pb2.WatchRequest) -> WatchCall:
         """Doug.Watch, over a connection that watches have for themselves."""
         if self._watches is not None and self._watches_version != self._channels.version:
@@ -378,6 +364,6 @@ class Node:
         """
         if self._alarm is not None:
             self._alarm.cancel()
-        self.drop_scans()
+        self.scans.drop()
         self.drop_watches()
         await self._channel.close(RETIRED_S if self.retired else None)

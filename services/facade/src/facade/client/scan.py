@@ -24,18 +24,17 @@ from math import ceil
 from operator import attrgetter
 from typing import NamedTuple
 
-import grpc
-import grpc.aio
-
 from doug.v1 import doug_pb2
+from doug_stream.errors import CallError
 from doug_wire.auth.grants import Verb
 from doug_wire.scan import PREFIX, ScanError, ScanRecord, after_prefix, decode_page
 from doug_wire.slots import SLOTS, slot_of
 from facade.client.access import check, current, range_of
 from facade.client.directory import Directory
 from facade.client.modes import BOUNDED, LINEARIZABLE, SESSION, Freshness, ReadMode
-from facade.client.node import Node, ScanCall
+from facade.client.node import Node
 from facade.client.replicas import BEHIND_S
+from facade.client.scan_calls import ScanCall
 from facade.client.sessions import Seen, Session, entry_of, foreign_session
 from facade.client.shard import Shard
 from facade.errors import FacadeError, InternalError, NotAppliedError, ProblemError
@@ -250,13 +249,7 @@ class _Stream:
                 page = await self._call.read()
         except TimeoutError:
             raise ScanBrokenError("unavailable", f"{node.id} says nothing", shard.id) from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # The connection was closed during the call, which looks like a cancellation.
-            raise ScanBrokenError("unavailable", f"{node.id} is somewhere else now", shard.id) from None
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
             raise _broken(shard, node, error) from None
         if not isinstance(page, doug_pb2.ScanPage):
             raise ScanBrokenError("unavailable", f"{node.id} ended the stream before its end", shard.id)
@@ -264,24 +257,27 @@ class _Stream:
 
     async def close(self) -> None:
         """Ends it."""
-        self._call.cancel()
+        if self.open:
+            self._call.cancel()
+        else:
+            self._call.leave()
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
 
 
-def _broken(shard: Shard, node: Node, error: grpc.aio.AioRpcError) -> ScanBrokenError | InternalError:
-    hints = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+def _broken(shard: Shard, node: Node, error: CallError) -> ScanBrokenError | InternalError:
+    hints = {key: value for key, value in error.trailers if isinstance(value, str)}
     code = hints.get("doug-code", "")
     if code == "NOT_LEADER":
         shard.pointed_elsewhere(node, hints.get("doug-leader-id", ""), hints.get("doug-leader-address", ""))
     if code == "INVALID":
-        return InternalError("invalid_record", f"A raft-node refused the scan: {error.details()}.", shard=shard.id)
+        return InternalError("invalid_record", f"A raft-node refused the scan: {error.details}.", shard=shard.id)
     if code == "NOT_FRESH":
         node.behind_until_s = asyncio.get_running_loop().time() + BEHIND_S
     if not code:
-        node.drop_scans()
-    return ScanBrokenError(_REASONS.get(code, "unavailable"), f"{node.id}: {error.details()}", shard.id)
+        node.scans.drop()
+    return ScanBrokenError(_REASONS.get(code, "unavailable"), f"{node.id}: {error.details}", shard.id)
 
 
 class Scan:
@@ -399,7 +395,7 @@ class Scans:
             for shard in shards:
                 asked, min_index = _demand(query, shard)
                 node = _choose(shard, asked.mode, self._turn)
-                call = node.open_scan(_request(query, len(shards), asked, min_index))
+                call = node.scans.open(_request(query, len(shards), asked, min_index))
                 strong = asked.mode is LINEARIZABLE
                 stream = _Stream(
                     shard,

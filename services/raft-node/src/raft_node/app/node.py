@@ -163,6 +163,8 @@ class Node:
             RunningParts(parts.replica, parts.log, parts.members.membership, parts.book, parts.snapshots.backups)
         )
         self._operator.is_waiting = lambda: parts.members.standing.is_waiting
+        if ports.bearers is not None:
+            self._background.start(ports.bearers.run())
         self._background.start(
             parts.peers.run(),
             parts.maintenance.run(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc, raft_pb2, raft_pb2_grpc
 from doug_wire import descriptors
+from doug_wire.auth.issuer import Issuer
 from raft_node.app.admin import AdminServer
 from raft_node.app.context import Context
 from raft_node.app.descriptors import connections_max, shares
@@ -29,11 +31,14 @@ from raft_node.rpc.doug.callers import Callers
 from raft_node.rpc.doug.guest_limits import GuestLimits
 from raft_node.rpc.doug.guests import Guests
 from raft_node.rpc.doug.service import DougService
-from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, Behaviour, HotStream
+from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, SCAN, Behaviour, HotStream
 from raft_node.rpc.interceptor import CountingInterceptor
 from raft_node.rpc.listener import Listener
 from raft_node.rpc.raft.service import RaftService
 from raft_node.runtime.members.identity import Identity
+
+if TYPE_CHECKING:
+    from doug_wire.auth.bearers import Bearers
 
 GRACE_S = 1.0
 _PEER_GRACE_S = 0.1  # Raft loses messages without harm.
@@ -49,11 +54,13 @@ class Ports:
         raft: The service that other nodes call.
         doug: The service that clients call.
         clients: The port of Doug and Admin.
+        bearers: Judges JWTs, once somebody runs it; None where none count.
     """
 
     raft: RaftService
     doug: DougService
     clients: Listener
+    bearers: Bearers | None
 
 
 async def open_ports(
@@ -78,7 +85,8 @@ async def open_ports(
     await readiness.begin()
     admin_task = asyncio.create_task(admin.run())
     # An interceptor remembers the methods of its server, so each server has one of its own.
-    guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0, modes=settings.auth_modes)
+    bearers = _bearers(settings.issuer)
+    guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0, modes=settings.auth_modes, bearers=bearers)
     callers = _callers(context, guests)
     admit = callers.admit if settings.guarded else None
     counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
@@ -112,7 +120,8 @@ async def open_ports(
     peer_most, client_most = map(connections_max, connections)
     peer_port = Listener(peers, raft_streams, counting[0], certificates, peer_most)
     raft_service.caller_of = peer_port.caller
-    client_port = Listener(clients, {PIPE: doug_service.Pipe}, counting[1], certificates, client_most)
+    client_streams: dict[HotStream, Behaviour] = {PIPE: doug_service.Pipe, SCAN: doug_service.Scan}
+    client_port = Listener(clients, client_streams, counting[1], certificates, client_most)
     callers.caller_of = client_port.caller
 
     async def close_ports() -> None:
@@ -122,7 +131,16 @@ async def open_ports(
     stack.push_async_callback(close_ports)
     await peer_port.open(settings.peer_listen, "peer")
     await client_port.open(settings.client_listen, "client")
-    return Ports(raft_service, doug_service, client_port)
+    return Ports(raft_service, doug_service, client_port, bearers)
+
+
+def _bearers(issuer: Issuer) -> Bearers | None:
+    """What judges the JWTs of an issuer; None if none is named."""
+    if not issuer.is_named:
+        return None
+    from doug_wire.auth.bearers import Bearers  # noqa: PLC0415  # Its library costs memory, which others need not pay.
+
+    return Bearers(issuer, _log)
 
 
 def _callers(context: Context, guests: Guests) -> Callers:

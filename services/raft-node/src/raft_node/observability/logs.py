@@ -13,6 +13,8 @@ from types import TracebackType
 
 import structlog
 
+from doug_wire.library_lines import BoundedLines, add_left_out
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _live: dict[str, Callable[[], object]] = {}
@@ -60,9 +62,10 @@ def configure(log_format: str, level: str, **bound: object) -> None:
     )
     # The libraries' own lines: warnings and worse, in the same form on the same standard error.
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(BoundedLines())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, add_left_out, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

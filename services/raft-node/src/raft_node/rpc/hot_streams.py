@@ -20,11 +20,19 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
 class HotStream(NamedTuple):
-    """A bidirectional method: its path, and how its messages are read and written."""
+    """A method that answers by a stream.
+
+    Attributes:
+        path: Of the method, as gRPC writes it.
+        decode_request: Makes a request of bytes.
+        decode_answer: Makes an answer of bytes.
+        asks_once: Whether it takes one request, and no stream of them.
+    """
 
     path: str
     decode_request: Decode
     decode_answer: Decode
+    asks_once: bool = False
 
 
 REPLICATE = HotStream(
@@ -37,6 +45,7 @@ READ_INDEX = HotStream(
     "/doug.v1.Raft/ReadIndex", raft_pb2.ReadIndexRequest.FromString, raft_pb2.ReadIndexResponse.FromString
 )
 PIPE = HotStream("/doug.v1.Doug/Pipe", doug_pb2.Batch.FromString, doug_pb2.BatchResult.FromString)
+SCAN = HotStream("/doug.v1.Doug/Scan", doug_pb2.ScanRequest.FromString, doug_pb2.ScanPage.FromString, asks_once=True)
 
 
 def encode(message: Any) -> bytes:

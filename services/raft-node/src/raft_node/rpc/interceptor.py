@@ -73,10 +73,16 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         counted = self._handlers[name] = self._counted(name, handler)
         return counted
 
-    def count_stream(self, path: str, behaviour: Behaviour) -> Behaviour:
-        """Puts the counting in front of a bidirectional method that another server than gRPC's own serves."""
+    def count_stream(self, path: str, behaviour: Behaviour, *, asks_once: bool = False) -> Behaviour:
+        """Puts the counting in front of a method that another server than gRPC's own serves.
+
+        Args:
+            path: The method's path.
+            behaviour: What serves it, by a stream of answers.
+            asks_once: Whether it takes one request, and no stream of them.
+        """
         service, _, method = path.lstrip("/").rpartition("/")
-        counted: Behaviour = self._count(behaviour, "bidi_stream", service, method)
+        counted: Behaviour = self._count(behaviour, "server_stream" if asks_once else "bidi_stream", service, method)
         return counted
 
     def _counted(self, name: str, handler: Handler) -> Handler:

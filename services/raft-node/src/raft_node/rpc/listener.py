@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from doug_stream.front import Front
@@ -48,7 +49,7 @@ class Listener:
         self._grpc = server
         self._certificates = certificates
         methods = {
-            stream.path: Method(counting.count_stream(stream.path, behaviour), stream.decode_request, encode)
+            stream.path: Method(_served(stream, behaviour, counting), stream.decode_request, encode)
             for stream, behaviour in streams.items()
         }
         self._own = Server(methods, Limits(message_bytes_max=MESSAGE_BYTES_MAX))
@@ -93,3 +94,18 @@ class Listener:
         await asyncio.gather(self._own.stop(grace_s), self._grpc.stop(grace_s))
         if self._front is not None:
             self._front.cut_off()
+
+
+def _served(stream: HotStream, behaviour: Behaviour, counting: CountingInterceptor) -> Behaviour:
+    """What the own server calls for a method: counted and admitted as calls of grpcio are, by its request."""
+    counted = counting.count_stream(stream.path, behaviour, asks_once=stream.asks_once)
+    if not stream.asks_once:
+        return counted
+
+    async def serve(_: None, call: Any) -> None:
+        request = await call.read()
+        if request is grpc.aio.EOF:
+            await call.abort(grpc.StatusCode.INTERNAL, "a call without a request")
+        await counted(request, call)
+
+    return serve

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from integration.kubernetes.cluster.helm import Release, namespace
 from integration.kubernetes.cluster.kubectl import find_kubectl
 
-from facade.app.bearers import BearerError, Bearers
-from facade.settings import Settings
+from doug_wire.auth.bearers import BearerError, Bearers
+from doug_wire.auth.issuer import Issuer
 
 pytestmark = pytest.mark.first_day
 
@@ -45,15 +46,7 @@ async def test_a_service_account_is_a_principal(release: Release, tmp_path: Path
         words = ("--namespace", release.namespace, "--audience", audience, "--duration", "10m")
         return told("create", "token", "app", *words).strip()
 
-    bearers = Bearers(
-        Settings(
-            nodes={0: {"n": "127.0.0.1:1"}},
-            auth_mode=("oidc",),
-            auth_oidc_issuer=issuer,
-            auth_oidc_audience=AUDIENCE,
-            auth_oidc_jwks=str(keys),
-        )
-    )
+    bearers = Bearers(Issuer(issuer, AUDIENCE, str(keys)), structlog.get_logger())
     await bearers.read()
     name = f"oidc:system:serviceaccount:{release.namespace}:app"
     assert bearers.judge(token(AUDIENCE)).name == name

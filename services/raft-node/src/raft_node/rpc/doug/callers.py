@@ -29,7 +29,7 @@ from doug_wire.auth.certificates import shown_to_grpc
 from doug_wire.idempotency import identity_of
 from raft_node.errors import NotLeaderError, UnavailableError
 from raft_node.rpc.doug.guest_limits import GuestLimits, TooMuchError
-from raft_node.rpc.doug.guests import CERTIFICATES, TOKENS, Guest, Guests, Shown
+from raft_node.rpc.doug.guests import BEARERS, CERTIFICATES, TOKENS, Guest, Guests, Shown, UnprovenError
 from raft_node.rpc.doug.operations import forbidden, identity
 from raft_node.rpc.doug.wanted import IN_PARTS, LASTING, RULES, Wanted, wanted
 from raft_node.rpc.raft.certificate_names import names_of
@@ -49,7 +49,11 @@ SLICE = 200
 """How many parts of a call are judged in one turn of the event loop."""
 AUTHORIZATION = "authorization"
 _SCHEME = "bearer "
-_PROOFS = {TOKENS: "a token (dougctl auth token)", CERTIFICATES: "a certificate with a name"}
+_PROOFS = {
+    TOKENS: "a token (dougctl auth token)",
+    CERTIFICATES: "a certificate with a name",
+    BEARERS: "a JWT of the issuer",
+}
 
 
 class Callers:
@@ -129,14 +133,14 @@ class Callers:
         assert self._guests is not None
         told = self.limits.arrive(self.caller_of(context), request)
         try:
-            found = await self._guests.find(proof)
+            return await self._guests.find(proof)
         except (NotLeaderError, UnavailableError) as error:
             await self._unsure(context, error)
+        except UnprovenError as error:
+            self.limits.stranger(self.caller_of(context))
+            await self._unknown(context, call, shown, str(error))
         finally:
             told()
-        if found is None:
-            self.limits.stranger(self.caller_of(context))
-        return await self._known(context, call, shown, found)
 
     def _attendance(
         self,
@@ -157,14 +161,15 @@ class Callers:
             nonlocal sure_s
             asked_s = self._clock()
             try:
-                now = await guests.find(proof)
+                known = await guests.find(proof)
+            except UnprovenError as error:
+                await self._unknown(context, call, shown, str(error))
             except (NotLeaderError, UnavailableError):
                 # An election is no reason to end what is allowed; nor may the right be taken for granted for long.
                 if self._clock() - sure_s < UNSURE_S:
                     return
                 await self._unsure(context, UnavailableError("nobody can tell any more who may do what"))
             sure_s = asked_s
-            known = await self._known(context, call, shown, now)
             if asked not in IN_PARTS:
                 await self._judge(context, call, shown, known, wanted(*asked, request))
             elif known.rights.grants != guest.rights.grants:
@@ -197,17 +202,12 @@ class Callers:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"NOT_LEADER: {error}", metadata)
         await context.abort(grpc.StatusCode.UNAVAILABLE, f"UNAVAILABLE: {error}", (("doug-code", "UNAVAILABLE"),))
 
-    async def _known(self, context: Context, call: str, shown: Collection[str], guest: Guest | None) -> Guest:
-        """The guest, if there is one; aborts the call otherwise."""
-        if guest is None:
-            await self._unknown(context, call, shown)
-        return guest
-
-    async def _unknown(self, context: Context, call: str, shown: Collection[str]) -> NoReturn:
-        """Refuses a caller of whom nobody can tell who they are."""
-        modes = () if self._guests is None else self._guests.modes
+    async def _unknown(self, context: Context, call: str, shown: Collection[str], why: str = "") -> NoReturn:
+        """Refuses a caller of whom nobody can tell who they are, and says why if that is known."""
+        modes = () if self._guests is None else self._guests.proofs
         counts = " or ".join(words for mode, words in _PROOFS.items() if mode in modes) or "nothing"
-        detail = f"what was shown proves nothing here. At a node {counts} does; everything else counts at facades alone"
+        found = why or "what was shown proves nothing here"
+        detail = f"{found}. At a node {counts} counts; everything else does at facades alone"
         await self._abort(context, call, shown, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", detail)
 
     async def _judge(

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.message import Message
+
 from doug_wire.excess import Excess
 from doug_wire.networks import host_of, network_of
 from doug_wire.rates import Rate
@@ -91,7 +93,7 @@ class GuestLimits:
 
         Args:
             caller: The address of the caller, as gRPC says it.
-            request: The message; None if there is none yet.
+            request: The message, or the stream of messages.
 
         Raises:
             TooMuchError: Too many wait already.
@@ -113,7 +115,7 @@ class GuestLimits:
             guest: The principal's name.
             caller: The address of the caller, as gRPC says it.
             asked: The service and the method.
-            request: The message; None if there is none yet.
+            request: The message, or the stream of messages.
 
         Raises:
             TooMuchError: The guest or its address has used up its rate, or there is no room for the call.
@@ -143,4 +145,5 @@ class GuestLimits:
 
 
 def _size(request: Any) -> int:
-    return 0 if request is None else int(request.ByteSize())
+    # Of a stream nobody knows the size; there is none that guests may send.
+    return request.ByteSize() if isinstance(request, Message) else 0

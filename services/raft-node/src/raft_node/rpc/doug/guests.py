@@ -7,7 +7,8 @@ Invariants:
 
 1. Who may do what is what a quorum has just confirmed; a node that cannot tell serves no guest.
 2. A copy counts only while a facade, which has heard shard 0, keeps saying that there is no newer one.
-3. A token's text is kept nowhere.
+3. A token's text is kept nowhere; of a JWT that counted its hash is, so that its signature is checked once.
+4. A JWT whose key has left the issuer's set, or that has ended, counts no more.
 
 Source: docs/auth.md; ADR 17.
 """
@@ -15,9 +16,10 @@ Source: docs/auth.md; ADR 17.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from doug_wire.auth import document as documents
 from doug_wire.auth import tokens
@@ -27,7 +29,10 @@ from doug_wire.auth.grants import Rights
 from raft_node.errors import UnavailableError
 from raft_node.kv.operations.access import Stored
 
-TOKENS, CERTIFICATES = "token", "mtls"
+if TYPE_CHECKING:
+    from doug_wire.auth.bearers import Bearer, Bearers
+
+TOKENS, CERTIFICATES, BEARERS = "token", "mtls", "oidc"
 """The modes of authentication in which a node judges clients itself."""
 LOOK_S = 0.25
 """How old what a quorum has confirmed may be."""
@@ -35,6 +40,12 @@ HELD_S = 1.0
 """How long a quorum may take to confirm it: what lasts must not go on unasked while it is waited for."""
 COPY_S = 60.0
 """How long a copy counts after a facade has said that it is the newest."""
+REMEMBERED_MAX = 10_000
+"""How many JWTs are remembered that have counted."""
+
+
+class UnprovenError(Exception):
+    """A proof does not count. The message says why, where that may help; it holds nothing of the proof."""
 
 
 class Shown(NamedTuple):
@@ -73,7 +84,7 @@ class Guests:
     """Tells who a client is, and what they may do.
 
     Attributes:
-        modes: The modes of authentication, which say what counts as a proof: ``token``, ``mtls``.
+        modes: The modes of authentication, which say what counts as a proof: ``token``, ``mtls``, ``oidc``.
         held: Gives the document that this shard holds, once a quorum has confirmed it; raises NotLeaderError or
             UnavailableError.
     """
@@ -84,6 +95,7 @@ class Guests:
         *,
         is_copy: bool,
         modes: Collection[str] = (TOKENS,),
+        bearers: Bearers | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +104,7 @@ class Guests:
         Args:
             held: See the attribute.
             modes: See the attribute.
+            bearers: Judges JWTs; None where the settings name no issuer.
             is_copy: Whether the shard holds a copy, which another shard's document may be ahead of.
             clock: Gives seconds that never go back.
             wall_clock: Gives seconds since the epoch, by which tokens expire.
@@ -101,45 +114,82 @@ class Guests:
         self.modes = modes
         self._clock = clock
         self._wall_clock = wall_clock
+        self._bearers = bearers
+        self._remembered: dict[bytes, Bearer] = {}
+        """By the hash of a JWT's text, whose it is."""
         self._users: _Users | None = None
         self._looked_s = float("-inf")
         self._told_s = float("-inf")
+
+    @property
+    def proofs(self) -> Collection[str]:
+        """The modes in which a proof can count here."""
+        return [mode for mode in self.modes if mode != BEARERS or self._bearers is not None]
 
     def told(self) -> None:
         """A facade, which has just heard shard 0, says that this shard holds the newest document."""
         self._told_s = self._clock()
 
-    async def find(self, shown: Shown) -> Guest | None:
-        """Who has shown this; None if it is no proof, is not known, or counts no more.
+    async def find(self, shown: Shown) -> Guest:
+        """Who has shown this.
 
         Raises:
+            UnprovenError: It is no proof here, is not known, or counts no more.
             NotLeaderError: Only the leader can tell, and another node is that, or none.
             UnavailableError: It is not known here now who may do what.
         """
-        if shown.token is not None:
-            return await self._by_token(shown.token) if TOKENS in self.modes else None
-        return await self._by_certificate(shown.certificate) if CERTIFICATES in self.modes else None
+        if shown.token is None:
+            return await self._by_certificate(shown.certificate)
+        # No token of ours has a dot.
+        if BEARERS in self.modes and shown.token.count(".") == 2:
+            return await self._by_bearer(shown.token)
+        return await self._by_token(shown.token)
 
-    async def _by_certificate(self, certificate: Certificate) -> Guest | None:
-        if not certificate.name or certificate.expires_s <= self._wall_clock():
-            return None
+    async def _by_bearer(self, text: str) -> Guest:
+        if self._bearers is None:
+            raise UnprovenError("this node knows no issuer of JWTs: DOUGDB_AUTH_OIDC_JWKS and the like are not set")
+        digest = hashlib.sha256(text.encode()).digest()
+        bearer = self._remembered.get(digest)
+        if bearer is None or bearer.expires_s <= self._wall_clock() or not self._bearers.counts(bearer.mark):
+            self._remembered.pop(digest, None)
+            bearer = self._judged(self._bearers, text)
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
+            self._remembered[digest] = bearer
+        users = await self._confirmed()
+        return Guest(bearer.name, users.document.rights(bearer.principals))
+
+    @staticmethod
+    def _judged(bearers: Bearers, text: str) -> Bearer:
+        from doug_wire.auth.bearers import BearerError  # noqa: PLC0415  # Whoever made the judge has imported it.
+
+        try:
+            return bearers.judge(text)
+        except BearerError as error:
+            raise UnprovenError(f"the JWT does not count: {error}") from None
+
+    async def _by_certificate(self, certificate: Certificate) -> Guest:
+        if CERTIFICATES not in self.modes or not certificate.name:
+            raise UnprovenError
+        if certificate.expires_s <= self._wall_clock():
+            raise UnprovenError("the certificate has expired")
         users = await self._confirmed()
         principal = f"{CERTIFICATE}:{certificate.name}"
         return Guest(principal, users.document.rights((principal,)))
 
-    async def _by_token(self, text: str) -> Guest | None:
-        parsed = tokens.parse(text)
+    async def _by_token(self, text: str) -> Guest:
+        parsed = tokens.parse(text) if TOKENS in self.modes else None
         if parsed is None:
-            return None
+            raise UnprovenError
         token_id, secret = parsed
         users = await self._confirmed()
         name, record = users.by_id.get(token_id, ("", None))
         # The hash is compared for an unknown id, too, so that the time reveals nothing.
         salt, digest = (record.salt, record.digest) if record is not None else (b"\0" * 16, b"\0" * 32)
         if not tokens.is_secret(secret, salt, digest) or record is None:
-            return None
+            raise UnprovenError
         if record.expires_ms and record.expires_ms <= self._wall_clock() * 1000:
-            return None
+            raise UnprovenError
         principal = f"{TOKEN}:{name}"
         return Guest(principal, users.document.rights((principal,), record.held))
 

@@ -11,6 +11,8 @@ from raft_node.raft.types import NodeId
 from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.codec import MessageError
 
+ADDRESS_CHARACTERS_MAX = 300
+"""The longest address that is kept: the longest name of a host, with a port."""
 _ADDRESSES_MAX = 64
 """The number of members whose Doug addresses are kept: more than a shard has while members come and go."""
 
@@ -64,6 +66,8 @@ class LocalMember:
         """Keeps the Doug address of a message's sender. Requires: the message was checked, and the sender is proven."""
         address, known = envelope.client_address, self.client_addresses
         if not address or known.get(envelope.sender.name) == address or envelope.sender.name == self.node_id.name:
+            return
+        if len(address) > ADDRESS_CHARACTERS_MAX:
             return
         known.pop(envelope.sender.name, None)  # The node that was heard last is dropped last.
         known[envelope.sender.name] = address

@@ -45,6 +45,7 @@ from raft_node.rpc.hot_streams import HEARTBEAT, READ_INDEX, REPLICATE, HotStrea
 from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.codec import MessageError
 from raft_node.rpc.raft.local_member import LocalMember
+from raft_node.rpc.raft.refusals import Refusals
 from raft_node.rpc.raft.round_trips import RoundTrips
 from raft_node.rpc.raft.streams import Call, ClientStream, SendQueue
 
@@ -84,6 +85,7 @@ class Peer:
         self._control = Dialled(address, certificates)
         self._calls: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self._refusals = Refusals(_log.warning)
         self._round_trips = RoundTrips(metrics.peer_round_trip(node_id.name).observe)
         self._received_vote = metrics.received("Raft", "RequestVote")
         self._received_append = metrics.received("Raft", "Replicate")
@@ -219,7 +221,7 @@ class Peer:
             fits = self._me.check(envelope) == self.node_id
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
-            _log.warning("raft.message_refused", reason=str(error))
+            self._refusals.tell(str(error))
             return False
         if fits:
             self._me.heard(envelope)

@@ -28,6 +28,7 @@ from raft_node.rpc.raft import codec
 from raft_node.rpc.raft.certificate_names import names_of, speaks_for
 from raft_node.rpc.raft.codec import MessageError
 from raft_node.rpc.raft.peers import Peers
+from raft_node.rpc.raft.refusals import REASON_CHARACTERS_MAX, Refusals
 from raft_node.rpc.raft.streams import BROKEN, SendQueue
 from raft_node.rpc.snapshots.service import SnapshotService
 
@@ -79,7 +80,7 @@ class RaftService(pb_grpc.RaftServicer):
         self.caller_of: Callable[[grpc.aio.ServicerContext[Any, Any]], str] = lambda context: context.peer()
         self.is_member: Callable[[NodeId], Awaitable[bool]] = _anybody
         self.cut_off: Callable[[], bool] = lambda: False
-        self._refused = ""
+        self._refusals = Refusals(_log.warning)
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
         self._sent = {name: metrics.sent("Raft", name) for name in _METHODS}
 
@@ -237,7 +238,7 @@ class RaftService(pb_grpc.RaftServicer):
                 request = await context.read()
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "malformed").inc()
-            _log.warning("raft.message_refused", reason=str(error))
+            self._refusals.tell(str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except BROKEN:
             # The peer has gone; it opens a new stream when it comes back.
@@ -276,10 +277,8 @@ class RaftService(pb_grpc.RaftServicer):
         except MessageError as error:
             self._metrics.messages_dropped.labels(self._metrics.shard, "not_for_me").inc()
             # A leader goes on trying to reach an incarnation that is gone; once is enough for the log.
-            tell = _log.debug if str(error) == self._refused else _log.warning
-            self._refused = str(error)
-            tell("raft.message_refused", reason=str(error))
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            self._refusals.tell(str(error))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error)[:REASON_CHARACTERS_MAX])
 
 
 async def _anybody(sender: NodeId) -> bool:

@@ -1,7 +1,8 @@
 """Bearer tokens that others issue: JWTs of an OpenID provider, and of Kubernetes for its service accounts.
 
 A JWT counts if a key of the issuer's set has signed it, by an algorithm of public keys, and if it names the issuer, the
-audience, and an end that lies ahead. Must not know what its principal may do. Invariants:
+audience, and an end that lies ahead. Facades and nodes ask here. It needs the extra ``jwt`` of the package, and is
+imported only where JWTs are a proof. Must not know what a principal may do. Invariants:
 
 1. The algorithm is that of the key, never what the token says alone; ``none`` and shared secrets are none here.
 2. A key that leaves the set counts no more once the set was read anew; a set that cannot be read leaves the old one.
@@ -16,6 +17,7 @@ import asyncio
 import contextlib
 import hashlib
 import http.client
+import json
 import socket
 import ssl
 import time
@@ -23,15 +25,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import jwt
-import orjson
-import structlog
 
 from doug_wire.auth.document import GROUP, SUBJECT, DocumentError, check_principal
-from facade.errors import SettingsError
-from facade.settings import PREFIX, Settings
+from doug_wire.auth.issuer import Issuer, is_https
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 TOKEN_CHARACTERS_MAX = 16 << 10
@@ -46,7 +45,15 @@ READ_ALL_S = 10.0
 LEEWAY_S = 30
 TIME_MAX = 1 << 53
 
-log = structlog.get_logger()
+
+class Log(Protocol):
+    """The log, which is told of the issuer's keys."""
+
+    def info(self, event: str, **fields: Any) -> object:
+        """Takes a line."""
+
+    def error(self, event: str, **fields: Any) -> object:
+        """Takes a line about what somebody should look after."""
 
 
 class BearerError(Exception):
@@ -103,20 +110,16 @@ class Bearers:
         on_change: Called when the issuer's keys have changed.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """Reads the settings, and no keys before ``read``.
+    def __init__(self, issuer: Issuer, log: Log, clock: Callable[[], float] = time.time) -> None:
+        """Reads no keys before ``read``.
 
-        Raises:
-            SettingsError: The settings do not say whose tokens count.
+        Args:
+            issuer: Whose tokens count, in which nothing is wrong.
+            log: The log.
+            clock: Gives seconds since the epoch.
         """
-        for name in ("issuer", "audience", "jwks"):
-            if not getattr(settings, f"auth_oidc_{name}"):
-                raise SettingsError(f"{PREFIX}AUTH_OIDC_{name.upper()}", "it is needed with DOUGDB_AUTH_MODE=oidc")
-        self._issuer, self._audience = settings.auth_oidc_issuer, settings.auth_oidc_audience
-        self._place, self._ca_file = settings.auth_oidc_jwks, settings.auth_oidc_jwks_ca_file
-        if self._place.startswith("http:"):
-            raise SettingsError(f"{PREFIX}AUTH_OIDC_JWKS", "keys are read from a file or over https")
-        self._claim, self._groups_claim = settings.auth_oidc_claim, settings.auth_oidc_groups_claim
+        self._issuer = issuer
+        self._log = log
         self._clock = clock
         self._keys: dict[str, Key] = {}
         self._raw = b""
@@ -149,10 +152,13 @@ class Bearers:
                 text,
                 key,
                 algorithms=[key.algorithm_name],
-                issuer=self._issuer,
-                audience=self._audience,
+                issuer=self._issuer.name,
+                audience=self._issuer.audience,
                 leeway=LEEWAY_S,
-                options={"require": ["exp", "iss", "aud", self._claim], "verify_sub": self._claim == "sub"},
+                options={
+                    "require": ["exp", "iss", "aud", self._issuer.claim],
+                    "verify_sub": self._issuer.claim == "sub",
+                },
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise BearerError(_reason(error)) from None
@@ -163,11 +169,11 @@ class Bearers:
         return any(key.mark == mark for key in self._keys.values())
 
     def _bearer(self, claims: Mapping[str, Any], mark: str) -> Bearer:
-        name = f"{SUBJECT}:{claims[self._claim]}"
-        groups, expires = claims.get(self._groups_claim, []), claims["exp"]
+        name = f"{SUBJECT}:{claims[self._issuer.claim]}"
+        groups, expires = claims.get(self._issuer.groups_claim, []), claims["exp"]
         if type(expires) not in (int, float) or not 0 <= expires < TIME_MAX:
             raise BearerError("its end is no time")
-        if not isinstance(claims[self._claim], str):
+        if not isinstance(claims[self._issuer.claim], str):
             raise BearerError("its principal is no text")
         if not isinstance(groups, list) or len(groups) > GROUPS_MAX:
             raise BearerError("its groups are no list, or too many")
@@ -203,12 +209,12 @@ class Bearers:
             raw = await self._fetch()
             keys = keys_of(raw)
         except (OSError, ValueError, RecursionError, http.client.HTTPException, jwt.PyJWTError) as error:
-            log.error("auth.keys_not_read", place=self._place, reason=str(error) or type(error).__name__)
+            self._log.error("auth.keys_not_read", place=self._issuer.jwks, reason=str(error) or type(error).__name__)
             return
         if raw == self._raw:
             return
         self._raw, self._keys = raw, keys
-        log.info("auth.keys_read", place=self._place, keys=len(keys))
+        self._log.info("auth.keys_read", place=self._issuer.jwks, keys=len(keys))
         self.on_change()
 
     async def _fetch(self) -> bytes:
@@ -222,7 +228,7 @@ class Bearers:
         if self._reading is not None and not self._reading.done():
             # A file system that hangs must not take one thread after the other.
             raise TimeoutError("the read before has not ended")
-        source = Source(self._place, self._ca_file)
+        source = Source(self._issuer.jwks, self._issuer.jwks_ca_file)
         self._reading = asyncio.get_running_loop().run_in_executor(None, source.read)
         self._reading.add_done_callback(_heard)
         try:
@@ -248,7 +254,7 @@ class Source:
 
     def read(self) -> bytes:
         """Reads the set's bytes, at most one more than are accepted. Blocking; raises what ``Bearers._fetch`` does."""
-        if not self._place.startswith("https:"):
+        if not is_https(self._place):
             with Path(self._place).open("rb") as file:
                 return file.read(SET_BYTES_MAX + 1)
         opener = urllib.request.build_opener(_Https(self), HttpsOnly())
@@ -309,7 +315,7 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         Raises:
             URLError: The redirect leaves https.
         """
-        if not newurl.lower().startswith("https:"):
+        if not is_https(newurl):
             raise urllib.error.URLError("it redirects to what is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -322,7 +328,7 @@ def keys_of(raw: bytes) -> dict[str, Key]:
     """
     if len(raw) > SET_BYTES_MAX:
         raise ValueError("the set of keys is too large")
-    document = orjson.loads(raw)
+    document = json.loads(raw)
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("it is no JSON Web Key Set")
     found: dict[str, Key] = {}
@@ -335,11 +341,16 @@ def keys_of(raw: bytes) -> dict[str, Key]:
             key = jwt.PyJWK(each)
         except jwt.PyJWTError:
             continue  # A kind of key that is not known here; others may be.
-        mark = hashlib.sha256(orjson.dumps(each, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        found[str(each.get("kid", ""))] = Key(key, mark)
+        found[str(each.get("kid", ""))] = Key(key, _mark_of(each))
     if not found:
         raise ValueError("the set has no key that can sign")
     return found
+
+
+def _mark_of(key: dict[str, Any]) -> str:
+    """The mark of a key; facades show it to each other in sessions, so it stays what it is for what keys consist of."""
+    written = json.dumps(key, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(written.encode(errors="surrogatepass")).hexdigest()
 
 
 def _is_principal(name: str) -> bool:

@@ -17,11 +17,20 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from facade.app import bearers as module
-from facade.app.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
-from facade.settings import Settings
+from doug_wire.auth import bearers as module
+from doug_wire.auth.bearers import BearerError, Bearers, HttpsOnly, Source, keys_of
+from doug_wire.auth.issuer import Issuer
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+
+class Lines:
+    """A log that nobody reads."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        pass
+
+    error = info
 
 
 def key_set(key: ec.EllipticCurvePrivateKey, kid: str) -> str:
@@ -39,14 +48,7 @@ def token(key: Any = KEY, algorithm: str = "ES256", kid: str = "one", **claims: 
 async def bearers(tmp_path: Path) -> Bearers:
     place = tmp_path / "jwks.json"
     place.write_text(key_set(KEY, "one"))
-    settings = Settings(
-        nodes={0: {"n": "127.0.0.1:1"}},
-        auth_mode=("oidc",),
-        auth_oidc_issuer="https://issuer",
-        auth_oidc_audience="dougdb",
-        auth_oidc_jwks=str(place),
-    )
-    found = Bearers(settings)
+    found = Bearers(Issuer("https://issuer", "dougdb", str(place)), Lines())
     await found.read()
     return found
 
@@ -170,6 +172,27 @@ def test_a_source_that_is_stopped_ends_its_connection() -> None:
         source.connected(ours)
         source.stop()
         assert theirs.recv(1) == b""
+
+
+@pytest.mark.parametrize("place", ["http://issuer/keys", "HTTP://issuer/keys", "ftp://issuer/keys", "file:///keys"])
+def test_keys_come_from_a_path_or_over_https(place: str) -> None:
+    """Anything else would be taken for the name of a file that is not there, and nobody would be let in."""
+    mistake = Issuer("https://issuer", "dougdb", place).mistake()
+    assert mistake is not None
+    assert mistake[0] == "AUTH_OIDC_JWKS"
+
+
+async def test_a_scheme_in_capitals_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Opener:
+        def open(self, place: str, timeout: float) -> io.BytesIO:
+            asked.append(place)
+            return io.BytesIO(b"keys")
+
+    monkeypatch.setattr(urllib.request, "build_opener", lambda *handlers: Opener())
+    assert Source("HTTPS://issuer/keys", "").read() == b"keys"
+    assert asked == ["HTTPS://issuer/keys"]
 
 
 def test_a_redirect_leads_to_https_alone() -> None:
