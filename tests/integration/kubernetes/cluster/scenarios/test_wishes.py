@@ -7,6 +7,7 @@ the definitions of the Gateway API (`python -m tools.kubernetes extras`) the rou
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from bench.http11 import fetch
 from integration.kubernetes.cluster.driver import call_program, wait_for
 from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
 from integration.kubernetes.cluster.kubectl import POD_NETWORK, find_kubectl
@@ -115,7 +115,12 @@ def release(kind: str, tools: None, wishes: list[str]) -> Iterator[Release]:
 
 def asked(address: str, port: int, host: str) -> int:
     """The status of a read under a name."""
-    return fetch(port, "GET", "/v1/kv/first", headers={"host": host}, host=address, timeout_s=15).status
+    connection = http.client.HTTPConnection(address, port, timeout=15)
+    try:
+        connection.request("GET", "/v1/kv/first", headers={"Host": host})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def test_pods_are_as_they_were_asked_for(release: Release) -> None:
