@@ -99,7 +99,7 @@ def facade_registry() -> CollectorRegistry:
     metrics.map_loaded(1, new=True)
     metrics.watches.lags = lambda: {0: 1}
     # Registered where clients have to say who they are.
-    Audit("", metrics.registry).acted(NOBODY, "/v1/members", 200)
+    Audit("", metrics.registry).acted(NOBODY, {"path": "/v1/members"}, 200)
     discovery = DiscoveryMetrics(metrics.registry)
     discovery.event("dns", "added")
     discovery.relist("start")

@@ -89,6 +89,8 @@ def main() -> int:
                     page.wait_for_selector("main h1")
                     if name == "console-slots":
                         page.select_option("select", "rate")
+                        page.fill("label:has-text('Slot of key') input", "shop/orders/0042")
+                        page.click("button:text-is('Find')")
                     if name == "console-try":
                         page.click("button:text-is('Put')")
                     page.wait_for_timeout(2500)

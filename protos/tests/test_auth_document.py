@@ -87,6 +87,18 @@ def test_a_new_token_may_do_what_it_was_made_for_and_nothing_else() -> None:
     assert made.users == {"token:other": Held((), ("reader",))}
 
 
+def test_a_role_is_taken_from_a_token_that_was_made_with_it() -> None:
+    """It was said that the token does not have it, which somebody may take for the truth."""
+    record = TokenRecord("11" * 8, b"s", b"d" * 32, Held((CONFIG,), ("admin", "reader")), 1)
+    made = EMPTY.with_token("app", record).with_user("token:app", "admin")
+    less = made.without_user("token:app", "admin")
+    assert less.tokens["app"].held == Held((CONFIG,), ("reader",))
+    assert less.users == {}
+    assert not authorize(less.rights(("token:app",), less.tokens["app"].held), Verb.AUTH)
+    with pytest.raises(MissingError):
+        less.without_user("token:app", "admin")
+
+
 def test_roles_come_and_go_with_whoever_has_them() -> None:
     made = EMPTY.with_role("config", [CONFIG, CONFIG]).with_user("oidc:bob", "config").with_user("oidc:bob", "monitor")
     assert authorize(made.rights(("oidc:bob", "group:x")), Verb.READ, b"config/a")

@@ -159,3 +159,37 @@ def test_what_clients_may_not_send(data: bytes, what: str) -> None:
     command.decode(data)
     with pytest.raises(CommandError, match=what):
         validate(data)
+
+
+def test_an_operation_of_a_batch_may_be_sent_there_exactly_when_it_may_be_sent_alone() -> None:
+    """The short way of plain puts must let nothing through, and refuse nothing, that the whole check does not."""
+    seed = 20_262
+    print("seed", seed)
+    rng = random.Random(seed)
+    puts = [
+        command.encode(Opcode.PUT, b"k", b"text/plain"[: rng.choice((0, 10))], bytes(rng.randrange(40)), 3),
+        PUT,
+        command.encode(Opcode.PUT, b"k" * 1024),
+        command.encode(Opcode.PUT, b"k" * 1025),
+        command.encode(Opcode.PUT, b"k", b"", bytes(1 << 20)),
+        command.encode(Opcode.PUT, b"k", b"", bytes((1 << 20) + 1)),
+        command.encode(Opcode.PUT, b"k", b"a\n"),
+        command.encode(Opcode.DELETE, b"k"),
+    ]
+    for _ in range(3000):
+        data = bytearray(rng.choice(puts))
+        for _ in range(rng.randrange(3)):
+            data[rng.randrange(min(24, len(data)))] = rng.choice((0, 1, 2, rng.randrange(256)))
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        alone = bytes(data)
+        known = command.encode(Opcode.PUT, b"known")
+        assert _is_valid(alone) == _is_valid(batch(known, alone, key=b"known")), alone[:40]
+
+
+def _is_valid(data: bytes) -> bool:
+    try:
+        decoded = validate(data)
+    except CommandError:
+        return False
+    return decoded.opcode not in (Opcode.TXN, Opcode.BATCH) or decoded.key == b"known"

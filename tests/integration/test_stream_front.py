@@ -239,6 +239,49 @@ async def test_addresses_of_one_ipv6_network_are_one_in_this() -> None:
         task.cancel()
 
 
+def old_client(authority: Authority, folder: Path, *, alpn: bool) -> ssl.SSLContext:
+    """A client that knows no newer TLS than 1.1, in spite of the limits of OpenSSL itself."""
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    if alpn:
+        offer_alpn(context)
+    return context
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
+async def test_old_versions_of_tls_are_refused_by_every_server(tmp_path: Path) -> None:
+    """The own one, grpcio's, and that of HTTP; another one shows that the client would speak with them."""
+    authority = Authority.make()
+    held = certificates(tmp_path / "server", authority, ["localhost"])
+
+    async def speaks(port: int, *, alpn: bool) -> bool:
+        client = old_client(authority, tmp_path / "server", alpn=alpn)
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        except (ssl.SSLError, ConnectionError):
+            return False
+        writer.close()
+        return True
+
+    async def alone(context: ssl.SSLContext) -> bool:
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+        async with server:
+            return await speaks(server.sockets[0].getsockname()[1], alpn=False)
+
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.minimum_version = ssl.TLSVersion.TLSv1
+    old.set_ciphers("DEFAULT@SECLEVEL=0")
+    old.load_cert_chain(tmp_path / "server" / "tls.crt", tmp_path / "server" / "tls.key")
+    assert await alone(old)
+    for permissive in (held.https_context(), held.stream_context()):
+        permissive.set_ciphers("DEFAULT@SECLEVEL=0")
+        assert not await alone(permissive), "not because of the ciphers alone"
+    async with serving(held) as (front, _):
+        assert [await speaks(front.port, alpn=alpn) for alpn in (True, False)] == [False, False]
+
+
 async def test_a_taken_port_is_said() -> None:
     async with serving(None) as (front, own):
         second = Front(own, ("127.0.0.1", 1), None)

@@ -203,14 +203,18 @@ def _join(operations: Sequence[bytes]) -> bytes:
 def _cut(value: bytes, position: int, count: int) -> tuple[tuple[bytes, ...], int]:
     """The next ``count`` operations from ``position`` on, and the offset of their end."""
     operations: list[bytes] = []
-    for _ in range(count):
-        start = position + _COUNT.size
-        if start > len(value):
-            raise CommandError("an operation is cut off")
-        position = start + _COUNT.unpack_from(value, position)[0]
-        if position > len(value):
-            raise CommandError("an operation is cut off")
-        operations.append(value[start:position])
+    unpack, header, append = _COUNT.unpack_from, _COUNT.size, operations.append
+    try:
+        for _ in range(count):
+            (size,) = unpack(value, position)
+            start = position + header
+            position = start + size
+            append(value[start:position])
+    except struct.error:
+        raise CommandError("an operation is cut off") from None
+    # Behind one that is cut off there is nothing to be unpacked, so this is found at the last one.
+    if position > len(value):
+        raise CommandError("an operation is cut off")
     return tuple(operations), position
 
 

@@ -17,6 +17,7 @@ import grpc.aio
 import xxhash
 from crc32c import crc32c
 from fake_auth import AuthCalls
+from fake_events import EventCalls
 from fake_store import Entry, FakeStore, keys_of
 from free_ports import free_port
 
@@ -63,7 +64,7 @@ class FakeShard:
         )
 
 
-class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
+class FakeNode(AuthCalls, EventCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServicer):
     """One raft-node. Its faults are attributes that a test sets."""
 
     no_slots = False
@@ -72,6 +73,7 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
     """How many scans are under way."""
 
     def __init__(self, shard: FakeShard, number: int, port: int) -> None:
+        super().__init__()
         self.shard = shard
         self.id = f"shard-{shard.id}-{number}"
         self.address = f"127.0.0.1:{port}"
@@ -89,8 +91,6 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
         """(kind, items) of every batch received."""
         self.raw: list[doug_pb2.Batch] = []
         """The newest batches received."""
-        self.events: list[admin_pb2.Event] = []
-        """What it remembers."""
         self.transfer_code = ""
         """The ``doug-code`` with which it refuses to hand leadership over."""
         self.transfer_breaks = False
@@ -197,19 +197,6 @@ class FakeNode(AuthCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc.AdminServic
             client_address=self.address,
             admin_address="127.0.0.1:27099",
             incarnation=self.incarnation,
-        )
-
-    async def Events(self, request: Any, context: Any) -> admin_pb2.EventsResponse:  # noqa: N802
-        await self._wait_while_silent()
-        found = [event for event in self.events if event.last_time_us >= request.since_us]
-        return admin_pb2.EventsResponse(
-            node_id=self.id,
-            shard=self.shard.id,
-            start_id=f"start-{self.id}",
-            clock_us=1_000_000,
-            forgotten=3,
-            cut=len(found) > request.limit,
-            events=found[-request.limit :],
         )
 
     async def Drain(self, request: Any, context: Any) -> admin_pb2.DrainResponse:  # noqa: N802

@@ -120,3 +120,50 @@ def test_a_stored_page_runs_no_script(page: Any, cluster: Cluster, content_type:
     page.click("button:text-is('Text')")
     page.wait_for_selector("pre.value")
     assert cluster.request("GET", "/v1/kv/ran").status == 404
+
+
+AS_PARTS = """async (base) => {
+    const value = (name) => `${base}/v1/kv/${name}`;
+    const added = (tag, fields) => new Promise((resolve) => {
+        const made = Object.assign(document.createElement(tag), fields);
+        made.onload = () => resolve(`${tag} loaded`);
+        made.onerror = () => resolve(`${tag} refused`);
+        document.body.append(made);
+    });
+    const worker = (make) => new Promise((resolve) => {
+        const made = make();
+        made.onmessage = made.port ? null : () => resolve('worker ran');
+        made.onerror = () => resolve('worker refused');
+    });
+    return [
+        await added('script', {src: value('evil.js')}),
+        await added('script', {src: value('evil.js'), type: 'module'}),
+        await import(value('evil.js')).then(() => 'imported', () => 'import refused'),
+        await worker(() => new Worker(value('evil.js'))),
+        await worker(() => new SharedWorker(value('evil.js'))),
+        await navigator.serviceWorker.register(value('evil.js')).then(() => 'registered', () => 'registration refused'),
+        await added('link', {rel: 'stylesheet', href: value('evil.css')}),
+        await added('img', {src: value('kept.svg')}),
+        globalThis.ran ?? 'nothing ran',
+    ];
+}"""
+SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+
+
+def test_the_consoles_own_page_runs_nothing_that_is_stored(page: Any, cluster: Cluster) -> None:
+    """Its policy allows what is of its origin, and values are: whoever got one line of markup in could run them."""
+    put(cluster, "evil.js", b"globalThis.ran = 'it ran'; globalThis.postMessage?.('ran');", "text/javascript")
+    put(cluster, "evil.css", b"body { display: none; }", "text/css")
+    put(cluster, "kept.svg", SQUARE, "image/svg+xml")
+    page.goto(f"{cluster.url}/ui/")
+    page.wait_for_selector("h1")
+    answers: list[int] = []
+    page.on("response", lambda response: answers.extend([response.status] if "/evil." in response.url else []))
+    assert page.evaluate(AS_PARTS, cluster.url) == [
+        *("script refused", "script refused", "import refused", "worker refused", "worker refused"),
+        *("registration refused", "link refused", "img loaded", "nothing ran"),
+    ]
+    assert answers and set(answers) == {403}
+    # As a page of its own, and by fetch, a value is there as ever.
+    assert page.evaluate("fetch('/v1/kv/evil.js').then((answer) => answer.status)") == 200
+    assert cluster.request("GET", "/v1/kv/evil.js").status == 200

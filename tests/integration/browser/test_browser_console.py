@@ -106,7 +106,7 @@ def test_a_change_of_leader_is_in_the_page_within_a_second(tab: Callable[..., An
         assert answer.status == 200, answer.body
         page.wait_for_function("(name) => window.leaders.at(-1)[0] === name", arg=follower)
         seen_us = 1000 * page.evaluate("window.leaders.at(-1)[1]")
-        told = json.loads(cluster.request("GET", "/v1/console/events?shard=0").body)["events"]
+        told = json.loads(cluster.request("GET", "/v1/shards/0/events").body)["events"]
         led_us = [each["time_us"] for each in told if (each["node"], each["name"]) == (follower, "became_leader")]
         late_ms.append((seen_us - max(led_us)) / 1000)
     # Not the best of them: who looks every three seconds is on time by chance.

@@ -260,6 +260,24 @@ def test_the_folders_above_a_key_are_open_when_its_value_is_shown(
     assert tab.complaints == []
 
 
+@pytest.mark.parametrize("height", [740, 900, 2160])
+def test_a_key_that_was_chosen_is_in_sight_beside_its_value_however_long_the_list_is(
+    open_tab: Callable[..., Tab], unguarded: Served, height: int
+) -> None:
+    tab = open_tab(unguarded, viewport={"width": 1280, "height": height})
+    items = [ENTRY | {"key": f"many/{number:03}"} for number in range(200)]
+    tab.page.route(
+        "**/v1/kv?*", lambda route: route.fulfill(json={"prefixes": [], "items": items, "next_cursor": None})
+    )
+    tab.page.route("**/v1/kv/many*", lambda route: route.fulfill(body="v", content_type="text/plain"))
+    page = tab.show("#/keys?prefix=many%2F&key=many%2F170")
+    page.wait_for_selector(".one pre >> text=v")
+    for part in (".leaf[aria-current]", ".one", ".list .command"):
+        ((_, _, top, bottom),) = page.eval_on_selector_all(part, BOXES)
+        assert 0 <= top < bottom <= height, part
+    assert page.evaluate("document.documentElement.scrollHeight") <= height
+
+
 def test_a_dialog_is_in_the_middle_and_begins_where_one_types(five: Callable[..., Tab]) -> None:
     for width, height in SIZES[:2]:
         page = five("leader", "follower", viewport={"width": width, "height": height}).show("#/shard/0")

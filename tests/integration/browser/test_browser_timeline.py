@@ -28,6 +28,8 @@ def events(*happened: Happened) -> dict[str, Any]:
     now_us = time.time_ns() // 1000
     return {
         "shard": 0,
+        "cursor": "0000000a-3",
+        "whole": True,
         "unreachable": [],
         "cut": False,
         "events": [
@@ -36,6 +38,7 @@ def events(*happened: Happened) -> dict[str, Any]:
                 "start_id": "s",
                 "sequence": number,
                 "time_us": now_us - round(ago_s * 1e6),
+                "at_us": now_us - round(ago_s * 1e6),
                 "monotonic_us": number,
                 "term": 3,
                 "name": name,
@@ -55,7 +58,13 @@ def shown(open_tab: Callable[..., Tab], unguarded: Served) -> Callable[..., Tab]
     def show(*happened: Happened, cut: bool = False, **options: Any) -> Tab:
         told = events(*(happened or OPEN)) | {"cut": cut}
         tab = open_tab(unguarded, **options)
-        tab.page.route("**/v1/console/events?*", lambda route: route.fulfill(json=told))
+
+        def answer(route: Any) -> None:
+            # What was told once is not told again.
+            new = told if route.request.url.endswith("after=") else told | {"whole": False, "events": []}
+            route.fulfill(json={"shards": [new]})
+
+        tab.page.route("**/v1/console/events?*", answer)
         tab.show("#/timeline?shard=0")
         tab.page.wait_for_selector("tbody tr >> nth=0")
         return tab
@@ -151,13 +160,14 @@ def test_a_click_shows_the_facts_of_an_event(shown: Callable[..., Tab]) -> None:
 
 
 def test_the_star_of_a_leader_is_not_below_the_votes_that_it_got(shown: Callable[..., Tab]) -> None:
-    page = shown(
-        (20, "became_leader", {}), (20, "vote_given", {}), (20, "slow_disk", {}), (20, "vote_refused", {})
-    ).page
-    page.wait_for_selector(".axis .mark >> nth=3")
+    others: list[Happened] = [(20.0, name, {}) for name in ("follows", "vote_given", "slow_disk", "vote_refused")]
+    page = shown((20, "became_leader", {}), *others).page
+    page.wait_for_selector(".axis .mark >> nth=4")
     x, y, width, height = page.eval_on_selector(".axis .mark.leader", BOX)
     page.mouse.click(x + width / 2, y + height / 2)
     page.wait_for_selector(".card:has(h2:text-is('Facts')) >> text=became_leader")
+    signs = page.locator(".axis .mark.leader text").all_text_contents()
+    assert signs == ["\N{WHITE STAR}", "\N{BLACK STAR}"], "who follows is no leader"
 
 
 def test_a_cluster_that_began_just_now_is_no_point_at_the_end_of_a_long_nothing(shown: Callable[..., Tab]) -> None:

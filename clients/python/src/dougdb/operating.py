@@ -80,9 +80,14 @@ def members(shard: str | int) -> Call[Members]:
     return _look(_shard(shard, "members"), members_of)
 
 
-def add_member(shard: str | int, name: str, address: str) -> Call[MemberChange]:
+def add_member(shard: str | int, name: str, address: str, incarnation: str | int | None) -> Call[MemberChange]:
     """Admits a node."""
-    return _change("POST", _shard(shard, "members"), member_change_of, {"name": name, "address": address})
+    wanted = {"name": name, "address": address} | _incarnation(incarnation)
+    return _change("POST", _shard(shard, "members"), member_change_of, wanted)
+
+
+def _incarnation(incarnation: str | int | None) -> dict[str, str]:
+    return {} if incarnation is None else {"incarnation": str(incarnation)}
 
 
 def remove_member(shard: str | int, name: str, force: bool) -> Call[MemberChange]:
@@ -91,10 +96,12 @@ def remove_member(shard: str | int, name: str, force: bool) -> Call[MemberChange
     return _change("DELETE", path, member_change_of, params=_force(force))
 
 
-def replace_member(shard: str | int, name: str, address: str | None, force: bool) -> Call[MemberChange]:
+def replace_member(
+    shard: str | int, name: str, address: str | None, incarnation: str | int | None, force: bool
+) -> Call[MemberChange]:
     """Admits a node with a new disk in place of its old incarnation."""
     path = _shard(shard, f"members/{quote(name, safe='')}/replace")
-    wanted = {} if address is None else {"address": address}
+    wanted = ({} if address is None else {"address": address}) | _incarnation(incarnation)
     return _change("POST", path, member_change_of, wanted, _force(force))
 
 

@@ -218,6 +218,14 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["add", "n5", "--address", "h:1"], ["replace", "n5"]])
+def test_the_incarnation_that_a_nodes_log_says_goes_along(store: Any, command: list[str]) -> None:
+    store.script = [httpx.Response(200, json=CHANGED)]
+    assert run(*command, "--shard", "1", "--incarnation", "7422719541627421067", "--no-wait").exit_code == 0
+    assert json.loads(store.requests[-1].content)["incarnation"] == "7422719541627421067"
+    assert run(*command, "--shard", "1", "--incarnation", "no", "--no-wait").exit_code == 2
+
+
 async def test_both_clients(store: Any) -> None:
     transport = httpx.MockTransport(store.handle)
     for _ in range(2):

@@ -176,11 +176,8 @@ class Document:
         if name not in self.roles:
             raise MissingError(f"there is no role {name}")
 
-        def less(held: Held) -> Held:
-            return replace(held, roles=tuple(role for role in held.roles if role != name))
-
-        users = {user: left for user, held in self.users.items() if (left := less(held)) != Held()}
-        tokens = {token: replace(record, held=less(record.held)) for token, record in self.tokens.items()}
+        users = {user: left for user, held in self.users.items() if (left := _less(held, name)) != Held()}
+        tokens = {token: replace(record, held=_less(record.held, name)) for token, record in self.tokens.items()}
         return Document(_without(self.roles, name), users, tokens)
 
     def with_user(self, principal: str, role: str) -> Document:
@@ -198,17 +195,22 @@ class Document:
         return replace(self, users={**self.users, principal: replace(held, roles=tuple(sorted({*held.roles, role})))})
 
     def without_user(self, principal: str, role: str) -> Document:
-        """Takes a role from a principal.
+        """Takes a role from a principal, from a token also one that it was made with.
 
         Raises:
             MissingError: The principal does not have the role.
         """
         held = self.users.get(principal, Held())
-        if role not in held.roles:
+        kind, _, name = principal.partition(":")
+        record = self.tokens.get(name) if kind == TOKEN else None
+        own = record is not None and role in record.held.roles
+        if role not in held.roles and not own:
             raise MissingError(f"{principal} does not have the role {role}")
-        left = replace(held, roles=tuple(each for each in held.roles if each != role))
-        rest = _without(self.users, principal)
-        return replace(self, users=rest if left == Held() else {**rest, principal: left})
+        left, rest = _less(held, role), _without(self.users, principal)
+        tokens = self.tokens
+        if record is not None and own:
+            tokens = {**tokens, name: replace(record, held=_less(record.held, role))}
+        return replace(self, users=rest if left == Held() else {**rest, principal: left}, tokens=tokens)
 
     def _check_roles(self, roles: Iterable[str]) -> None:
         for role in roles:
@@ -240,6 +242,11 @@ EMPTY = Document()
 
 def _without(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {each: value for each, value in mapping.items() if each != name}
+
+
+def _less(held: Held, role: str) -> Held:
+    """The same without a role."""
+    return replace(held, roles=tuple(each for each in held.roles if each != role))
 
 
 def _held_view(held: Held) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
-from facade.console import collector as collecting
 from facade.console.assets import STATIC, load
 from facade.console.collector import LIVE_S, MINUTE_S, Collector
 from facade.console.history import STEP_S
+from facade.console.view import PIECE_NODES
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -224,6 +225,54 @@ async def test_however_large_a_state_is_no_browser_takes_the_stream_for_broken(
     assert 1.0 < await collector.look() < int(silent_ms[1]) / 1000 / 2
 
 
+async def test_requests_are_let_in_between_the_pieces_of_a_look(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facade = await make_facade(nodes=1)
+    (node,) = facade.router.shards[0].nodes.values()
+    status = admin_pb2.StatusResponse(role="leader", commit_index=7)
+
+    async def read() -> Any:
+        return {shard: [(node, status)] * 5 for shard in range(1000)}
+
+    monkeypatch.setattr(facade.router.cluster, "read", read)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    waiting = asyncio.create_task(others())
+    await look(facade)
+    waiting.cancel()
+    # Both for browsers and for the last hour, which has 64 of the shards.
+    assert turns >= (5000 + 64 * 5) / PIECE_NODES
+    assert len(json.loads(facade.application.console.collector.state)["shards"]) == 1000
+
+
+async def test_many_nodes_are_asked_some_at_a_time() -> None:
+    begun: list[int] = []
+    turn = 0
+
+    async def call(number: int) -> int:
+        begun.append(turn)
+        await asyncio.sleep(0)
+        return number
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    waiting = asyncio.create_task(others())
+    assert await cluster_status._all_of(call(number) for number in range(1000)) == list(range(1000))
+    waiting.cancel()
+    assert max(Counter(begun).values()) <= cluster_status.BEGUN_AT_ONCE
+
+
 async def test_a_node_that_does_not_answer_puts_the_next_look_not_off(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     collector = facade.application.console.collector
@@ -235,30 +284,6 @@ async def test_a_node_that_does_not_answer_puts_the_next_look_not_off(make_facad
     assert roles == ["leader", "follower", "unreachable"]
 
 
-async def test_events_are_asked_for_once(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=1)
-    node = facade.cluster.shards[0].nodes[0]
-    names = ("a", "b")
-    node.events = [
-        admin_pb2.Event(sequence=n, time_us=n * 100, last_time_us=n * 100, term=1, name=name, details="{}", count=1)
-        for n, name in enumerate(names, 1)
-    ]
-    answers = await asyncio.gather(*(facade.http.get(f"/v1/console/events?shard=0&since={n}") for n in (0, 150)))
-    node.events = []
-    assert [[event["name"] for event in answer.json()["events"]] for answer in answers] == [["a", "b"], ["b"]]
-    again = await facade.http.get("/v1/console/events?shard=0")
-    assert [event["name"] for event in again.json()["events"]] == ["a", "b"]
-
-
-async def test_events_are_kept_of_a_few_shards_alone(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "ASKED_MAX", 2)
-    facade = await make_facade(shards=4, nodes=1)
-    collector = facade.application.console.collector
-    for shard in (0, 1, 2, 3, 2, 3):
-        assert (await facade.http.get(f"/v1/console/events?shard={shard}")).json()["shard"] == shard
-    assert sorted(shard for _, shard in collector._asked) == [2, 3]
-
-
 async def test_the_members_are_asked_for_once_however_many_look(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=3)
     leader = facade.cluster.shards[0].nodes[0]
@@ -267,17 +292,6 @@ async def test_the_members_are_asked_for_once_however_many_look(make_facade: Mak
     told = (await facade.http.get("/v1/shards/0/members")).json()
     assert all(answer.json() == told for answer in answers)
     assert leader.asked_for_members - before == 2, "once for all consoles, and once for whoever asks the API"
-
-
-async def test_numbers_that_a_browser_would_round_are_text(make_facade: MakeFacade) -> None:
-    facade = await make_facade(nodes=1)
-    details = json.dumps({"incarnation": (1 << 63) - 25, "from": (1 << 53) - 1, "least": -(1 << 62), "name": "n"})
-    node = facade.cluster.shards[0].nodes[0]
-    node.events = [admin_pb2.Event(sequence=1, time_us=1, last_time_us=1, term=1, name="a", details=details, count=1)]
-    (event,) = (await facade.http.get("/v1/console/events?shard=0")).json()["events"]
-    assert event["details"] == {
-        "incarnation": str((1 << 63) - 25), "from": (1 << 53) - 1, "least": str(-(1 << 62)), "name": "n",
-    }  # fmt: skip
 
 
 async def test_slots_are_counted(make_facade: MakeFacade) -> None:
@@ -343,10 +357,13 @@ async def test_a_sample_is_of_all_that_was_since_the_one_before(
     ("path", "status", "code"),
     [
         ("events", 400, "bad_parameter"),
-        ("events?shard=x", 400, "bad_parameter"),
-        ("events?shard=-1", 400, "bad_parameter"),
-        ("events?shard=7", 404, "unknown_shard"),
-        ("events?shard=0&x=1", 400, "unknown_parameter"),
+        ("events?shards=x", 400, "bad_parameter"),
+        ("events?shards=-1", 400, "bad_parameter"),
+        ("events?shards=0,0,0,0,0,0,0,0,0", 400, "bad_parameter"),
+        ("events?shards=0,7", 404, "unknown_shard"),
+        ("events?shards=0&x=1", 400, "unknown_parameter"),
+        ("events?shards=0&after=x", 400, "bad_parameter"),
+        ("events?shards=0&after=,", 400, "bad_parameter"),
         ("members", 400, "bad_parameter"),
         ("members?shard=7", 404, "unknown_shard"),
         ("members?shard=0&since=1", 400, "unknown_parameter"),

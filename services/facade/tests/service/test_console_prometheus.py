@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
+import orjson
 import pytest
 from pydantic import ValidationError
 
 from facade.console import prometheus
 from facade.console.history import FACADE, SHARD
-from facade.console.prometheus import QUERIES, PrometheusHistory, columns_of, expression
+from facade.console.prometheus import ASKED_AT_ONCE, BLOCK, QUERIES, PrometheusHistory, columns_of, expression
 from facade.settings import Settings
 
 MakeFacade = Callable[..., Awaitable[Any]]
@@ -74,9 +75,11 @@ async def test_the_graphs_come_from_prometheus(make_facade: MakeFacade, served: 
     answer = (await facade.http.get("/v1/console/history?shards=0,1,9")).json()
     assert (answer["source"], answer["prometheus"], answer["step_s"]) == ("prometheus", True, 15)
     assert len(answer["times"]) == len(answer["facade"]["requests"]) == 241
-    ((line, form),) = served.asked
-    assert line == "POST /prom/api/v1/query_range HTTP/1.1"
-    assert 'shard=~"0|1"' in form["query"][0], "shards that there are, and nothing else that a browser said"
+    assert {line for line, _ in served.asked} == {"POST /prom/api/v1/query_range HTTP/1.1"}
+    queries = [form["query"][0] for _, form in served.asked]
+    of_shards, of_facades = sorted(queries, key=lambda query: "shard=~" not in query)
+    assert 'shard=~"0|1|2|3|4|5|6|7"' in of_shards, "a block of shards, and nothing else that a browser said"
+    assert "shard" not in of_facades
 
 
 async def test_the_same_shape_as_the_hour_that_the_facade_keeps(
@@ -85,8 +88,7 @@ async def test_the_same_shape_as_the_hour_that_the_facade_keeps(
     facade = await make_facade(nodes=1)
     collector = facade.application.console.collector
     await collector.look()
-    own, told = collector.history.document([0]), await history.document([0])
-    assert told is not None
+    own, told = collector.history.document([0]), json.loads(orjson.dumps(await history.document([0])))
     assert told.keys() == own.keys()
     assert told["facade"].keys() == own["facade"].keys() and told["shards"]["0"].keys() == own["shards"]["0"].keys()
     assert own["source"] == "facade"
@@ -97,14 +99,50 @@ async def test_the_same_shape_as_the_hour_that_the_facade_keeps(
 async def test_it_is_asked_once_however_many_look(history: PrometheusHistory, served: FakePrometheus) -> None:
     served.let_go.clear()
     waiting = [asyncio.create_task(history.document(shards)) for shards in ([0, 1], [1, 0], [0, 1, 1]) * 30]
-    while not served.asked:
+    while len(served.asked) < 2:
         await asyncio.sleep(0)
     served.let_go.set()
     assert all(told is not None for told in await asyncio.gather(*waiting))
     assert await history.document([1, 0]) is not None
-    assert len(served.asked) == 1
-    await history.document([0])
-    assert len(served.asked) == 2, "other shards are another question"
+    assert len(served.asked) == 2, "for the facades, and for a block of shards"
+    await history.document([BLOCK - 1])
+    assert len(served.asked) == 2
+    await history.document([BLOCK])
+    assert len(served.asked) == 3, "other shards are another question"
+
+
+async def test_whatever_sets_of_shards_are_looked_at_each_block_is_asked_for_once(
+    history: PrometheusHistory, served: FakePrometheus
+) -> None:
+    sets = [[first, first + step, 39] for first in range(32) for step in (1, 3, 7)]
+    told = await asyncio.gather(*(history.document(each) for each in sets))
+    assert all(each is not None for each in told)
+    queries = [form["query"][0] for _, form in served.asked]
+    assert len(queries) == len(set(queries)) == 1 + 40 / BLOCK
+
+
+async def test_a_slow_prometheus_is_asked_a_little_at_a_time(
+    history: PrometheusHistory, served: FakePrometheus
+) -> None:
+    served.let_go.clear()
+    waiting = asyncio.create_task(history.document(range(0, 64 * BLOCK, BLOCK)))
+    while len(served.asked) < ASKED_AT_ONCE:
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(served.asked) == ASKED_AT_ONCE
+    served.let_go.set()
+    assert await waiting is not None
+
+
+async def test_a_step_later_it_is_asked_again(served: FakePrometheus) -> None:
+    now_s = NOW_S
+    history = PrometheusHistory(served.url, now_s=lambda: now_s)
+    assert await history.document([0]) is not None
+    now_s += prometheus.STEP_S
+    told = await history.document([0])
+    assert told is not None and told["times"][-1] == END_S + prometheus.STEP_S
+    assert len(served.asked) == 4
 
 
 @pytest.mark.parametrize(
@@ -132,7 +170,7 @@ async def test_without_a_good_answer_the_facade_shows_its_own_hour(
     for _ in range(3):
         answer = (await facade.http.get("/v1/console/history?shards=0")).json()
         assert (answer["source"], answer["prometheus"], len(answer["times"])) == ("facade", True, 1)
-    assert len(served.asked) == 1, "it is left alone for a while"
+    assert len(served.asked) <= 2, "it is left alone for a while"
 
 
 async def test_one_that_is_away_or_silent_costs_nobody_more_than_a_moment(
@@ -154,11 +192,15 @@ async def test_one_that_is_away_or_silent_costs_nobody_more_than_a_moment(
 
 def test_every_figure_is_asked_for_and_the_settings_choose_the_cluster() -> None:
     assert set(QUERIES) == {*FACADE, *SHARD}
-    for text in (expression((0, 12), ""), expression((0, 12), 'namespace="a", job=~"b.*"')):
-        assert text.count("label_replace(") == len(QUERIES)
-        assert "$" not in text and "%" not in text and ",," not in text
-        assert text.count('shard=~"0|12"') >= len(SHARD)
-    assert expression((0,), 'namespace="a"').count('namespace="a"') >= len(QUERIES)
+    for match in ("", 'namespace="a", job=~"b.*"'):
+        of_shards, of_facades = expression((0, 12), match), expression((), match)
+        for text in (of_shards, of_facades):
+            assert "$" not in text and "%" not in text and ",," not in text
+        assert (of_shards.count("label_replace("), of_facades.count("label_replace(")) == (len(SHARD), len(FACADE))
+        assert of_shards.count('shard=~"0|12"') >= len(SHARD)
+        assert "shard=~" not in of_facades
+    assert expression((0,), 'namespace="a"').count('namespace="a"') >= len(SHARD)
+    assert expression((), 'namespace="a"').count('namespace="a"') >= len(FACADE)
 
 
 def test_times_that_were_not_asked_for_are_left_out() -> None:

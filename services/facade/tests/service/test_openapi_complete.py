@@ -20,7 +20,10 @@ MakeFacade = Callable[..., Awaitable[Any]]
 CONSOLE = "/v1/console/{what}"
 
 
-QUERY = {"key64": "aaaa", "shard": "0", "ttl": "30s", "verb": "metrics", "principal": "user:a", "role": "reader"}
+QUERY = {
+    **{"key64": "aaaa", "shard": "0", "shards": "0", "ttl": "30s", "verb": "metrics"},
+    **{"principal": "user:a", "role": "reader"},
+}
 """A value of each parameter that has to be there."""
 
 

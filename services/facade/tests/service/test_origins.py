@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
+
+from facade.app.hot import PLAIN_KNOWN
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -57,6 +61,48 @@ async def test_no_foreign_page_changes_anything(make_facade: MakeFacade) -> None
             assert (await http.put("/v1/kv/k", headers=headers, content=b"v")).status_code == 200, headers
         for headers in FOREIGN:
             assert (await http.get("/v1/kv/k", headers=headers)).status_code == 200, "no page can read it"
+
+
+RUN = (
+    "script",
+    "style",
+    "worker",
+    "sharedworker",
+    "serviceworker",
+    "audioworklet",
+    "object",
+    "embed",
+    "iframe",
+    "frame",
+)
+SHOWN = ("document", "empty", "image", "audio", "video", "font", "track")
+USED = ["/v1/kv/k", "/v1/kv?key64=aw", "/v1/kv?prefix=", "/v1/console/state", "/v1/watch"]
+
+
+@pytest.mark.parametrize("target", USED)
+async def test_no_page_runs_or_embeds_what_is_stored(make_facade: MakeFacade, target: str) -> None:
+    facade = await make_facade(nodes=1)
+    async with page(facade) as http:
+        for method, use in itertools.product(("GET", "HEAD"), (*RUN, "SCRIPT ")):
+            own = {"sec-fetch-site": "same-origin", "sec-fetch-dest": use}
+            answer = await http.request(method, target, headers=own)
+            assert answer.status_code == 403, (method, use)
+            assert method == "HEAD" or answer.json()["code"] == "not_for_pages"
+
+
+async def test_pages_show_and_fetch_what_is_stored_and_run_the_consoles_files(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1)
+    async with page(facade) as http:
+        await http.put("/v1/kv/k", content=b"v")
+        for use in SHOWN:
+            assert (await http.get("/v1/kv/k", headers={"sec-fetch-dest": use})).status_code == 200, use
+        (script,) = re.findall(r'src="(/ui/[^"]+app.js)"', (await http.get("/ui/")).text)
+        assert (await http.get(script, headers={"sec-fetch-dest": "script"})).status_code == 200
+
+
+def test_the_short_way_leaves_what_browsers_say_of_themselves_to_the_long_one() -> None:
+    """It would not look at it; and looking costs plain requests nothing."""
+    assert not any(name.startswith(b"sec-") or name == b"origin" for name in PLAIN_KNOWN)
 
 
 @pytest.mark.parametrize("target", ["/v1/shards/0/leader", "/v1/shards/0/members", "/v1/shards/0/members/n/replace"])

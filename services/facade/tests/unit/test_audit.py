@@ -23,7 +23,7 @@ def test_strangers_push_out_no_line_of_operators_and_changes() -> None:
         for _ in range(int(BURST) + 7):
             audit.unknown(NOBODY, "no token")
             audit.signed(NOBODY, "signed in", "somebody")
-        audit.acted(NOBODY, "/v1/cluster/members", 200)
+        audit.acted(NOBODY, {"path": "/v1/cluster/members"}, 200)
         audit.changed(NOBODY, "token created", "app")
         now_s[0] += 1
         audit.unknown(NOBODY, "no token")

@@ -10,7 +10,7 @@ import pytest
 
 from doug.v1 import admin_pb2
 from facade.console.history import SAMPLES, SHARDS_MAX, History, percentile_ms, shard_sample
-from facade.console.view import Views
+from facade.console.view import PIECE_NODES, Views
 
 NODE: Any = SimpleNamespace(id="shard-0-0", address="h:1", admin="h:2")
 
@@ -27,7 +27,7 @@ def status(commit: int = 10, **vitals: Any) -> admin_pb2.StatusResponse:
 
 
 def shown(views: Views, answer: admin_pb2.StatusResponse | None, now_s: float) -> dict[str, Any]:
-    (shard,) = views.shards({0: [(NODE, answer)]}, now_s)
+    ((shard,),) = views.pieces({0: [(NODE, answer)]}, now_s)
     (node,) = shard["nodes"]
     return dict(node)
 
@@ -73,6 +73,32 @@ def test_what_is_not_known_is_null() -> None:
     node = shown(Views(), status(), 0.0)
     assert (node["heard_ms"], node["memory_bytes"]) == (None, None)
     assert shown(Views(), status(leader_heard_ms=0), 0.0)["heard_ms"] == 0
+
+
+def test_a_learner_that_does_not_answer_is_known_as_one() -> None:
+    views = Views()
+    learner, voter = status(), status()
+    learner.role, voter.role = "learner", "follower"
+    assert "learner" not in shown(views, learner, 1.0)
+    assert [shown(views, None, now_s)["learner"] for now_s in (2.0, 3.0)] == [True, True]
+    shown(views, voter, 4.0)
+    assert "learner" not in shown(views, None, 5.0)
+
+
+@pytest.mark.parametrize(("shards", "each"), [(1000, 5), (70, 1), (3, PIECE_NODES + 1), (2, PIECE_NODES)])
+def test_however_many_nodes_there_are_a_piece_of_work_is_bounded(shards: int, each: int) -> None:
+    statuses = {
+        number: [
+            (SimpleNamespace(id=f"{number}-{place}", address="h:1", admin="h:2"), status()) for place in range(each)
+        ]
+        for number in range(shards)
+    }
+    views = Views()
+    for now_s in (1.0, 2.0):
+        pieces = list(views.pieces(statuses, now_s))  # type: ignore[arg-type]  # Nodes that have no connections.
+        assert [shard["id"] for piece in pieces for shard in piece] == list(range(shards))
+        assert all(len(piece) == 1 or len(piece) * each <= PIECE_NODES for piece in pieces)
+    assert pieces[-1][-1]["nodes"][-1]["commit_rate"] == 0.0, "each node is compared with itself at the look before"
 
 
 @pytest.mark.parametrize(

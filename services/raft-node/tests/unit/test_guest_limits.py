@@ -12,9 +12,9 @@ from doug.v1 import admin_pb2, doug_pb2
 from raft_node.kv.operations.access import Stored
 from raft_node.rpc.doug.callers import Callers
 from raft_node.rpc.doug.guest_limits import GuestLimits
-from raft_node.rpc.doug.guest_room import OF_ONE, Use
+from raft_node.rpc.doug.guest_room import OF_ALL, OF_ONE, Use, parts_of
 from raft_node.rpc.doug.wanted import ADMIN, DOUG
-from raft_testing.guests import FakeContext, Shard, answered, shown
+from raft_testing.guests import Aborted, FakeContext, Shard, answered, shown
 
 pb = doug_pb2
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
@@ -47,10 +47,10 @@ async def test_a_guest_has_its_share_of_a_node_and_others_have_theirs(shard: Sha
     assert shard.callers.limits.room.used == Use(), "who is refused holds nothing"
 
 
-async def limited(**rates: int) -> tuple[Shard, list[str]]:
+async def limited(client_per_s: int = 0, address_per_s: int = 0) -> tuple[Shard, list[str]]:
     """A shard whose nodes bound rates, and the limits that were counted."""
     shard, counted = Shard(), list[str]()
-    limits = GuestLimits(tell=shard.tell, count=counted.append, clock=lambda: shard.now_s, **rates)
+    limits = GuestLimits(client_per_s, address_per_s, tell=shard.tell, count=counted.append, clock=lambda: shard.now_s)
     shard.callers = Callers(["dougdb-facade"], shard.tell, lambda: shard.now_s, shard.guests, limits)
     return shard, counted
 
@@ -126,11 +126,39 @@ async def test_operators_find_room_at_a_node_that_clients_fill() -> None:
     shard, counted = await limited()
     limits = shard.callers.limits
     for number in range(4):
-        assert limits.room.take(f"token:{number}", OF_ONE._replace(scans=0, size=1)) == ""
+        assert limits.room.take(f"token:{number}", OF_ONE._replace(scans=0, size=1, watches=0)) == ""
     token = shard.makes("app", "write:*", "metrics")
     assert await shard.calls(shown(token), "Put", PUT) is EXHAUSTED
     assert counted == ["share"]
     assert await shard.calls(shown(token), "Status", admin_pb2.StatusRequest(), ADMIN) is None
+
+
+async def test_guests_leave_watches_to_facades() -> None:
+    """Two of them, with 128 calls each, took all 256 watches of a node: a facade follows a shard by one for all."""
+    shard, _ = await limited()
+    app, other, third = (shard.makes(name, "watch:*", "read:*") for name in ("app", "other", "third"))
+
+    async def watch(token: str) -> Any:
+        context: Any = shown(token)
+        try:
+            return await shard.callers.admit(context, DOUG, "Watch", pb.WatchRequest())
+        except Aborted:
+            return context.status
+
+    held = [await watch(token) for token in (app, other) for _ in range(OF_ONE.watches)]
+    assert not {EXHAUSTED, DENIED} & set(held)
+    assert await watch(app) is EXHAUSTED, "of one guest"
+    assert await watch(third) is EXHAUSTED, "of all guests"
+    assert await shard.calls(shown(app), "Get", pb.GetRequest(key=b"k")) is None
+    assert await held[0](answered()) == "done"
+    assert callable(await watch(third))
+
+
+def test_guests_have_parts_of_what_a_node_serves() -> None:
+    assert parts_of(16, 256) == (OF_ONE, OF_ALL)
+    one, together = parts_of(4, 8)
+    assert (one.scans, one.watches, together.scans, together.watches) == (1, 2, 2, 4)
+    assert parts_of(1, 1)[0][:2] == (128, 1), "a node that serves one alone serves it to guests, too"
 
 
 async def test_no_more_wait_to_be_told_who_they_are_than_may_be_served() -> None:

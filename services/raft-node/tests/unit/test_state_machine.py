@@ -159,6 +159,8 @@ def test_the_log_clock_never_goes_back() -> None:
         entries.encode(2, 1, EntryKind.COMMAND, 0, commands.encode(77, b"k")),
         command(2, Opcode.BATCH, b"k", encode_batch([commands.encode(77, b"k")])),
         command(2, Opcode.BATCH, b"k", encode_batch([commands.encode(Opcode.TXN, b"k")])),
+        command(2, Opcode.BATCH, b"k", encode_batch([b""])),
+        command(2, Opcode.BATCH, b"k", encode_batch([commands.encode(Opcode.PUT, b"k")[:9]])),
         command(2, Opcode.TXN, b"k", encode_txn(Txn((), (commands.encode(77, b"k"),), ()))),
     ],
 )

@@ -65,20 +65,24 @@ class Operators(Sender):
         """
         return self._call(operating.members(shard))
 
-    def add_member(self, shard: str | int, name: str, address: str) -> MemberChange:
+    def add_member(
+        self, shard: str | int, name: str, address: str, *, incarnation: str | int | None = None
+    ) -> MemberChange:
         """Admits a running node as a learner; it becomes a voter by itself once it has caught up.
 
         Args:
             shard: The shard's id.
             name: The node's name.
             address: The node's Raft address, host:port.
+            incarnation: The incarnation of the node's disk, which is all that is admitted then; None for the one that
+                the node at the address says.
 
         Raises:
             RejectedError: The node cannot be admitted: it is a member, or no node or another one is at the address.
             UnavailableError: The members were certainly not changed: no leader, or another change came first.
             OutcomeUnknownError: The members may have been changed; ``members`` shows it.
         """
-        return self._call(operating.add_member(shard, name, address))
+        return self._call(operating.add_member(shard, name, address, incarnation))
 
     def remove_member(self, shard: str | int, name: str, *, force: bool = False) -> MemberChange:
         """Removes a member; raises what ``add_member`` does.
@@ -91,7 +95,13 @@ class Operators(Sender):
         return self._call(operating.remove_member(shard, name, force))
 
     def replace_member(
-        self, shard: str | int, name: str, address: str | None = None, *, force: bool = False
+        self,
+        shard: str | int,
+        name: str,
+        address: str | None = None,
+        *,
+        incarnation: str | int | None = None,
+        force: bool = False,
     ) -> MemberChange:
         """Admits a node with a wiped or replaced disk in place of its old incarnation; raises what ``add_member`` does.
 
@@ -99,9 +109,10 @@ class Operators(Sender):
             shard: The shard's id.
             name: The node's name.
             address: The node's Raft address; None for the one that is known.
+            incarnation: What ``add_member`` takes, of the new disk.
             force: Whether to do it even if the others cannot form a healthy quorum now.
         """
-        return self._call(operating.replace_member(shard, name, address, force))
+        return self._call(operating.replace_member(shard, name, address, incarnation, force))
 
     @contextlib.contextmanager
     def backup(self, shard: str | int) -> Iterator[Body]:

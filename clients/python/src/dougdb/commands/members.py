@@ -50,6 +50,18 @@ WaitOption = Annotated[
 ]
 
 
+IncarnationOption = Annotated[
+    int | None,
+    typer.Option(
+        "--incarnation",
+        min=1,
+        max=(1 << 63) - 1,
+        help="The incarnation of the node's disk, as its log says it; what the node says itself if left out.",
+        show_default=False,
+    ),
+]
+
+
 @app.callback()
 def members() -> None:
     """Show and change the members of a shard."""
@@ -93,13 +105,14 @@ def add(
     *,
     address: Annotated[str, typer.Option("--address", help="The node's Raft address, HOST:PORT.", show_default=False)],
     shard: ShardOption = None,
+    incarnation: IncarnationOption = None,
     wait: WaitOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
     with client_of(context) as client:
         shard = chosen(client, shard, name)
-        change = client.add_member(shard, name, _checked(address))
+        change = client.add_member(shard, name, _checked(address), incarnation=incarnation)
         _follow(client, shard, change, f"{name} was admitted as a learner", wait=wait, as_json=as_json)
 
 
@@ -133,6 +146,7 @@ def replace(
     address: Annotated[
         str | None, typer.Option("--address", help="The node's Raft address, HOST:PORT; the known one if left out.")
     ] = None,
+    incarnation: IncarnationOption = None,
     force: ForceOption = False,
     wait: WaitOption = True,
     as_json: JsonOption = False,
@@ -140,7 +154,8 @@ def replace(
     """Admit a node whose disk was wiped or replaced, and remove its old incarnation."""
     with client_of(context) as client:
         shard = chosen(client, shard, name)
-        change = client.replace_member(shard, name, None if address is None else _checked(address), force=force)
+        given = None if address is None else _checked(address)
+        change = client.replace_member(shard, name, given, incarnation=incarnation, force=force)
         words = f"{name} was admitted anew, as a learner"
         _follow(client, shard, change, words, wait=wait, as_json=as_json)
 

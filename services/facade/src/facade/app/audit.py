@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry, Counter
 from doug_wire.auth.grants import KeyRange, Target, Verb
 from facade.client.access import NOBODY, Caller
 from facade.errors import ProblemError, SettingsError
-from facade.routes.raw import request_id_of
+from facade.routes.raw import SCOPE_ASKED, request_id_of
 from facade.settings import PREFIX
 
 LINES_PER_S = 100.0
@@ -124,9 +124,13 @@ class Audit:
         fields = {"client": client[:KEY_CHARACTERS_MAX], "limit": limit, "times": times}
         self._tell("limited", NOBODY, {**fields, "outcome": "too_many_requests"})
 
-    def acted(self, caller: Caller, path: str, status: int) -> None:
-        """Notes what an operator did, or tried to do."""
-        self._tell("admin", caller, {"path": path[:KEY_CHARACTERS_MAX], "outcome": str(status)})
+    def acted(self, caller: Caller, scope: Mapping[str, Any], status: int) -> None:
+        """Notes what an operator did, or tried to do: the path, and what the route says that it is asked for."""
+        fields: dict[str, object] = {"path": scope["path"][:KEY_CHARACTERS_MAX]}
+        asked: Mapping[str, str] = scope.get(SCOPE_ASKED, {})
+        if told := {name: value[:KEY_CHARACTERS_MAX] for name, value in asked.items() if value}:
+            fields["asked"] = told
+        self._tell("admin", caller, {**fields, "outcome": str(status)})
 
     def changed(self, caller: Caller, what: str, name: str, may: Sequence[str] = ()) -> None:
         """Notes that a role, a user or a token was changed.

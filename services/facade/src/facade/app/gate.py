@@ -166,7 +166,7 @@ class Gate:
         """Notes the answer to a request that was let in, in the audit log if its route asks for that."""
         rule: Rule | None = scope.get(SCOPE_RULE)
         if rule is not None and rule.is_admin:
-            self.audit.acted(current.get(), scope["path"], status)
+            self.audit.acted(current.get(), scope, status)
 
     def _no_rule(self, method: str, raw_path: bytes, path: str) -> BadRequestError:
         methods = self._rules.methods(raw_path, path)

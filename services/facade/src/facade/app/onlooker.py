@@ -40,4 +40,4 @@ class Onlooker:
             method=scope["method"],
             route=rule.route,
         )
-        self.audit.acted(caller, scope["path"], status)
+        self.audit.acted(caller, scope, status)

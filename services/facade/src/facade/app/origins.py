@@ -4,9 +4,11 @@ A page of any site can have a browser send requests here, with all rights of the
 never do is send them without what a browser says of itself.
 
 Must not know sockets. Invariants: (1) no request that a foreign page had sent changes anything; (2) no answer tells a
-foreign page anything, unless the settings name its origin.
+foreign page anything, unless the settings name its origin; (3) no page, our own included, runs or embeds what anybody
+can store: our pages' policy allows what is of this origin, and values are.
 
-Source: the Fetch standard, "CORS protocol" and "Sec-Fetch-Site"; RFC 6454; OWASP's cheat sheet on request forgery.
+Source: the Fetch standard, "CORS protocol", "Sec-Fetch-Site" and "Sec-Fetch-Dest"; RFC 6454; OWASP's cheat sheet on
+request forgery.
 """
 
 from __future__ import annotations
@@ -19,6 +21,14 @@ from facade.routes.raw import Send
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPERATORS = (b"/v1/shards/", b"/v1/auth/", b"/v1/console/")
+DATA = b"/v1/"
+RUN = frozenset(
+    {
+        *(b"script", b"style", b"xslt", b"worker", b"sharedworker", b"serviceworker", b"audioworklet", b"paintworklet"),
+        *(b"object", b"embed", b"frame", b"iframe", b"fencedframe", b"manifest"),
+    }
+)
+"""What a browser says of a request whose answer it would run, or show as a part of a page (``Sec-Fetch-Dest``)."""
 METHODS = b"GET, HEAD, PUT, POST, DELETE"
 MAX_AGE_S = 600
 
@@ -92,12 +102,14 @@ class Origins:
         return origin is not None and (self._any or origin in self._allowed)
 
     def check(self, method: str, raw_path: bytes, headers: Iterable[Header]) -> None:
-        """Refuses a request that a foreign page may have had sent, if it may change something.
+        """Refuses a request that a foreign page may have had sent, if it may change something, and one to run data.
 
         Raises:
-            BadRequestError: 403; a foreign page may have sent the request.
+            BadRequestError: 403; a foreign page may have sent the request, or a browser would run the answer.
         """
         if method in SAFE:
+            if raw_path.startswith(DATA):
+                _refuse_to_run(headers)
             return
         seen = Seen(headers)
         if self.allows(seen.origin):
@@ -152,6 +164,17 @@ class Origins:
     @staticmethod
     def _shared(origin: bytes) -> list[Header]:
         return [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+
+
+def _refuse_to_run(headers: Iterable[Header]) -> None:
+    for name, value in headers:
+        if name == b"sec-fetch-dest" and value.strip().lower() in RUN:
+            raise BadRequestError(
+                "not_for_pages",
+                f"Nothing below /v1/ is run or embedded by a page, as {value.strip().decode('latin-1')!r} would be; "
+                "pages read it by fetch, or show it as an image.",
+                status=403,
+            )
 
 
 def _foreign(who: str) -> BadRequestError:

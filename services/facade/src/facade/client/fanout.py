@@ -108,6 +108,9 @@ class Wishes(NamedTuple):
 
 def _waves(parts: Sequence[Part]) -> list[list[Part]]:
     """Sorts parts into waves that may be under way together: no part reads a key that another of its wave writes."""
+    writes = [part for part in parts if type(part.wanted) is Command and part.wanted.opcode != Opcode.GET]
+    if len(writes) == len(parts):
+        return [writes]
     waves: list[list[Part]] = [[]]
     seen: dict[bytes, tuple[int, bool]] = {}
     for part in parts:
@@ -428,6 +431,7 @@ class _Wave:
             broken = InternalError("invalid_record", "A raft-node answered a batch with something else.", shard=shard)
             outcomes.update((place, Outcome(broken, shard)) for place, _ in part)
             return []
+        new, cls = tuple.__new__, Outcome  # For each of thousands: this takes half the time of a call of the class.
         for (place, _), each in zip(part, results, strict=True):
-            outcomes[place] = Outcome(each, shard, uncertain, receipt, True)
+            outcomes[place] = new(cls, (each, shard, uncertain, receipt, True))
         return []

@@ -107,8 +107,7 @@ def of_batch(answered: Iterable[tuple[Receipt, bool]], *, local: bool) -> Header
     """
     newest: dict[tuple[int, bytes], Receipt] = {}
     stale_ms: int | None = 0
-    # Most operations of a batch have their receipt in common with others.
-    for receipt, strong in {(id(each), strong): (each, strong) for each, strong in answered}.values():
+    for receipt, strong in answered:
         place = (receipt.shard, receipt.headers[0][1])
         if place not in newest or newest[place].entry < receipt.entry:
             newest[place] = receipt

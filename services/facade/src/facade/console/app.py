@@ -23,6 +23,7 @@ from facade.client.router import Router
 from facade.console.assets import PREFIX, AssetsApp
 from facade.console.collector import MINUTES, Collector
 from facade.console.faults import FaultsApp
+from facade.console.timelines import Timelines
 from facade.errors import BadRequestError, NotAppliedError
 from facade.routes import body as bodies
 from facade.routes.options import decode_key64, parse_query
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from facade.console.prometheus import PrometheusHistory
 
 DATA_PREFIX = b"/v1/console/"
+SHARD_MAX = 1 << 31
 SHARDS_MAX = 64
+TIMELINES_MAX = 8
+"""Of so many shards the events are told at once."""
 _NO_STORE = (b"cache-control", b"no-store")
 _STREAM = ((b"content-type", b"text/event-stream; charset=utf-8"), _NO_STORE, (b"x-accel-buffering", b"no"))
 _RETRY = b"retry: 1000\n\n"
@@ -46,6 +50,14 @@ def _number(given: Mapping[bytes, bytes], name: bytes, largest: int, default: in
     if text is None or not text.isdigit() or len(text) > 19 or int(text) > largest:
         raise BadRequestError("bad_parameter", f"{name.decode()} is a number from 0 to {largest}.")
     return int(text)
+
+
+def _numbers(given: Mapping[bytes, bytes], name: bytes, most: int) -> list[int]:
+    """The shards that a parameter names, separated by commas; ``most`` of them at most."""
+    parts = [part for part in given.get(name, b"").split(b",") if part]
+    if len(parts) > most:
+        raise BadRequestError("bad_parameter", f"{name.decode()} names at most {most}.")
+    return [_number({name: part}, name, SHARD_MAX) for part in parts]
 
 
 class Console:
@@ -99,6 +111,7 @@ class DataApp(RawApp):
         super().__init__(metrics)
         self._router = router
         self._collector = collector
+        self._timelines = Timelines(router.shards)
         self._prometheus = prometheus
         self._whats = {
             b"state": self._state,
@@ -124,12 +137,7 @@ class DataApp(RawApp):
         return self._collector.state
 
     async def _history(self, query: bytes) -> bytes:
-        given = parse_query(query, frozenset({b"shards"}))
-        text = given.get(b"shards", b"")
-        numbers = [part for part in text.split(b",") if part]
-        if len(numbers) > SHARDS_MAX:
-            raise BadRequestError("bad_parameter", f"shards names at most {SHARDS_MAX}.")
-        shards = [_number({b"shards": part}, b"shards", 1 << 31) for part in numbers]
+        shards = _numbers(parse_query(query, frozenset({b"shards"})), b"shards", SHARDS_MAX)
         told = None
         if self._prometheus is not None:
             known = [shard for shard in shards if shard in self._router.shards]
@@ -142,17 +150,24 @@ class DataApp(RawApp):
         return orjson.dumps(self._collector.slots(_number(given, b"minutes_ago", MINUTES, 0)))
 
     async def _events(self, query: bytes) -> bytes:
-        given = parse_query(query, frozenset({b"shard", b"since"}))
-        since = _number(given, b"since", (1 << 63) - 1, 0)
-        document = await self._collector.events(self._shard(given))
-        events = [event for event in document["events"] if event["last_time_us"] >= since]
-        return orjson.dumps(document | {"events": events})
+        """What the nodes of some shards did, and somebody does not know yet: behind the cursors of answers before."""
+        given = parse_query(query, frozenset({b"shards", b"after"}))
+        shards = [self._known(shard) for shard in _numbers(given, b"shards", TIMELINES_MAX)]
+        cursors = given.get(b"after", b"").split(b",")
+        if not shards or len(cursors) > len(shards):
+            raise BadRequestError("bad_parameter", "shards names some shards, and after a cursor for each of them.")
+        cursors += [b""] * (len(shards) - len(cursors))
+        asked = zip(shards, cursors, strict=True)
+        told = await asyncio.gather(*(self._timelines.read(shard, cursor) for shard, cursor in asked))
+        return b'{"shards":[%b]}' % b",".join(told)
 
     async def _members(self, query: bytes) -> bytes:
         return orjson.dumps(await self._collector.members(self._shard(parse_query(query, frozenset({b"shard"})))))
 
     def _shard(self, given: Mapping[bytes, bytes]) -> int:
-        shard = _number(given, b"shard", 1 << 31)
+        return self._known(_number(given, b"shard", SHARD_MAX))
+
+    def _known(self, shard: int) -> int:
         if shard not in self._router.shards:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
         return shard

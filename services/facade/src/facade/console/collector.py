@@ -1,8 +1,9 @@
-"""Asks the nodes once for all browsers: the cluster as it is now, its last hour, and what the nodes did.
+"""Asks the nodes once for all browsers: the cluster as it is now, its members, and its last hour.
 
 While somebody looks, every ``LIVE_S``; otherwise every ``history.STEP_S``, for the graphs. Must not know HTTP.
 Invariants: (1) what the nodes are asked does not depend on how many look; (2) a state is encoded once, however many get
-it, and whoever is slow gets the newest and not all.
+it, and whoever is slow gets the newest and not all; (3) however many nodes there are, requests wait for a look no
+longer than for a piece of it (``facade.console.view``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,14 +21,13 @@ import orjson
 from doug_wire.slots import SLOTS
 from facade import __version__
 from facade.client.metrics import LATENCY_BUCKETS_S, Metrics
-from facade.client.operators.cluster_status import Statuses, ask_events
+from facade.client.operators.cluster_status import Statuses
 from facade.client.operators.membership import list_members
 from facade.client.router import Router
 from facade.client.shard import Shard
 from facade.console.history import SHARDS_MAX, STEP_S, History, percentile_ms, shard_sample
 from facade.console.view import Views
 from facade.routes.operators.members import members_view
-from facade.routes.operators.timeline import events_view
 from facade.settings import Settings
 
 LIVE_S = 0.51
@@ -38,11 +38,8 @@ LIVE_MAX_S = 4.0
 """The longest from look to look while somebody looks: a browser takes a stream for broken after 8 s without a word."""
 FRESH_S = 1.0
 """So long an answer about one shard is told again."""
-EVENTS_MAX = 2000
 ASKED_MAX = 32
-"""So many answers about shards are kept: the events of one are up to 2 MB."""
-EXACT_MAX = (1 << 53) - 1
-"""The largest whole number that JavaScript tells from its neighbours."""
+"""So many answers about shards are kept."""
 MINUTE_S = 60.0
 MINUTES = 60
 
@@ -113,11 +110,11 @@ class Collector:
         began_s = self._loop.time()
         statuses = await self._router.cluster.read()
         now_s = self._loop.time()
-        shards = self._views.shards(statuses, now_s)
-        self.state = orjson.dumps(self._document(shards, now_s))
+        encoded = [b",".join(map(orjson.dumps, piece)) async for piece in _apart(self._views.pieces(statuses, now_s))]
+        self.state = orjson.dumps(self._document(orjson.Fragment(b"[%b]" % b",".join(encoded)), now_s))
         self._count_slots(now_s)
         if now_s - self._sampled_s >= STEP_S or not self.history.times:
-            self._sample(statuses, now_s)
+            await self._sample(statuses, now_s)
         self._tell()
         if not self.watchers:
             return max(0.0, self._sampled_s + STEP_S - now_s) or STEP_S
@@ -147,7 +144,7 @@ class Collector:
         """Waits until there is a newer state."""
         await asyncio.shield(self._news)
 
-    def _document(self, shards: list[dict[str, Any]], now_s: float) -> dict[str, Any]:
+    def _document(self, shards: orjson.Fragment, now_s: float) -> dict[str, Any]:
         router = self._router
         partitions = router.map
         return {
@@ -170,7 +167,7 @@ class Collector:
 
     # The last hour.
 
-    def _sample(self, statuses: Statuses, now_s: float) -> None:
+    async def _sample(self, statuses: Statuses, now_s: float) -> None:
         """Adds what was since the sample before to the last hour, also where there were looks in between."""
         totals, before = self._metrics.totals(), self._totals
         passed_s = max(now_s - self._sampled_s, 0.001)
@@ -184,8 +181,8 @@ class Collector:
             "inflight": self._metrics.inflight,
             "loop_lag_ms": 1000 * self._metrics.loop_lag_s,
         }
-        shards = self._sample_views.shards(dict(islice(statuses.items(), SHARDS_MAX)), now_s)
-        samples = {shard["id"]: shard_sample(shard["nodes"]) for shard in shards}
+        pieces = self._sample_views.pieces(dict(islice(statuses.items(), SHARDS_MAX)), now_s)
+        samples = {shard["id"]: shard_sample(shard["nodes"]) async for piece in _apart(pieces) for shard in piece}
         self.history.add(self._now_us() // 1_000_000, facade, samples)
 
     # Slots.
@@ -216,10 +213,6 @@ class Collector:
 
     # What nodes are asked for about one shard, once for all who look at it.
 
-    async def events(self, shard: int) -> dict[str, Any]:
-        """The events of a shard's nodes, as they told them at most ``FRESH_S`` ago."""
-        return await self._ask(_ask_events, shard)
-
     async def members(self, shard: int) -> dict[str, Any]:
         """The members of a shard, as its leader told them at most ``FRESH_S`` ago.
 
@@ -241,20 +234,14 @@ class Collector:
         return await asyncio.shield(known[1])
 
 
-async def _ask_events(shard: Shard) -> dict[str, Any]:
-    answers = await ask_events(shard, 0, EVENTS_MAX)
-    document = events_view(shard.id, answers, EVENTS_MAX).model_dump()
-    for event in document["events"]:
-        event["details"] = _exact(event["details"])
-    return document
+async def _apart(pieces: Iterator[list[dict[str, Any]]]) -> AsyncIterator[list[dict[str, Any]]]:
+    """The pieces of some work, between which whatever else waits has its turn."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
 
 
 async def _ask_members(shard: Shard) -> dict[str, Any]:
     answer = await list_members(shard)
     shard.learn_members(answer)
     return members_view(shard.id, answer).model_dump()
-
-
-def _exact(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The details of an event, with numbers as text that a browser would round, such as an incarnation."""
-    return {name: str(each) if type(each) is int and abs(each) > EXACT_MAX else each for name, each in details.items()}

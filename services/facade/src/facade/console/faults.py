@@ -63,6 +63,7 @@ class FaultsApp(RawApp):
         headers = dict(request.raw_headers)
         check_media_type(headers.get(b"content-type"), (JSON_TYPE,))
         asked = _asked(bodies.parse_named(await bodies.read(request.receive, BODY_BYTES_MAX, BODY_TIMEOUT_S)))
+        request.tell_asked(asked)
         answer = await self._ask(asked)
         refused = answer.get("error")
         if isinstance(refused, str):

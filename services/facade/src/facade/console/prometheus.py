@@ -1,9 +1,11 @@
 """The last hour of all facades and nodes, from the Prometheus that the settings name.
 
-Whoever looks chooses shards and nothing else: the facade itself asks, always the same query. Must not know who looks.
+Whoever looks chooses shards and nothing else: the facade itself asks, always the same queries, one for all facades and
+one for each ``BLOCK`` of neighbouring shards. Must not know who looks.
 Invariants:
 
-1. Prometheus is asked at most once in ``FRESH_S`` for the same shards, however many look, and not at all for
+1. Prometheus is asked for each block at most once in ``FRESH_S``, and when a step of the graphs has passed, whichever
+   sets of shards are looked at and however many look; for ``ASKED_AT_ONCE`` blocks at a time; and not at all for
    ``AWAY_S`` after it did not answer.
 2. At most ``ANSWER_BYTES_MAX`` bytes are read, from the named place alone: redirects are not followed.
 3. What Prometheus does not know is null.
@@ -17,7 +19,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 import orjson
@@ -31,8 +33,9 @@ FRESH_S: Final = 5.0
 AWAY_S: Final = 15.0
 ANSWER_S: Final = 4.0
 ANSWER_BYTES_MAX: Final = 8 << 20
-KEPT_MAX: Final = 32
-"""So many choices of shards are remembered."""
+BLOCK: Final = 8
+"""So many shards, of neighbouring numbers, are asked for together: as many as the console shows at a time."""
+ASKED_AT_ONCE: Final = 2
 
 FAILURES: Final = (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError)
 
@@ -75,14 +78,24 @@ for these and those of the shards."""
 
 
 def expression(shards: Iterable[int], match: str) -> str:
-    """All figures as one expression, in which a label names the figure of each series."""
+    """All figures of some shards, or of the facades where none is named, as one expression.
+
+    A label of each series names its figure.
+    """
+    shards = tuple(shards)
     of_shards = f'shard=~"{"|".join(map(str, shards))}"' + (f", {match}" if match else "")
     parts = []
-    for name, query in QUERIES.items():
+    for name in SHARD if shards else FACADE:
+        query = QUERIES[name]
         told = query.replace("$", of_shards)
         told = told.replace("%", match) if match else told.replace(", %", "").replace("%", "")
         parts.append(f'label_replace({told}, "figure", "{name}", "", "")')
     return " or ".join(parts)
+
+
+def _times(end_s: int) -> list[int]:
+    """The times of the last hour up to one of them, seconds since the epoch."""
+    return list(range(end_s - SPAN_S, end_s + 1, STEP_S))
 
 
 def columns_of(answer: Any, times: Sequence[int]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -113,6 +126,18 @@ def columns_of(answer: Any, times: Sequence[int]) -> tuple[dict[str, Any], dict[
     return facade, shards
 
 
+class _Part(NamedTuple):
+    """What Prometheus says of the facades, or of a block of shards: when it was asked, and up to which time."""
+
+    asked_s: float
+    end_s: int
+    answer: asyncio.Task[dict[str, orjson.Fragment]]
+
+
+_FACADES: Final = -1
+"""Stands for the facades among the numbers of blocks."""
+
+
 class PrometheusHistory:
     """Asks one Prometheus."""
 
@@ -122,46 +147,64 @@ class PrometheusHistory:
         self._match = match
         self._now_s = now_s
         self._loop = asyncio.get_running_loop()
-        self._kept: dict[tuple[int, ...], tuple[float, asyncio.Task[dict[str, Any]]]] = {}
+        self._kept: dict[int, _Part] = {}
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._away_until_s = 0.0
 
-    async def document(self, shards: Sequence[int]) -> dict[str, Any] | None:
-        """The figures as ``History.document`` gives them; None if Prometheus does not answer."""
+    async def document(self, shards: Iterable[int]) -> dict[str, Any] | None:
+        """The figures as ``History.document`` gives them, partly encoded; None if Prometheus does not answer."""
         if self._loop.time() < self._away_until_s:
             return None
-        wanted = tuple(sorted(set(shards)))
-        known = self._kept.get(wanted)
-        if known is None or (known[1].done() and self._loop.time() - known[0] >= FRESH_S):
-            self._kept = dict(sorted(self._kept.items(), key=lambda each: each[1][0])[1 - KEPT_MAX :])
-            known = self._kept[wanted] = (self._loop.time(), self._loop.create_task(self._ask(wanted)))
+        end_s = int(self._now_s()) // STEP_S * STEP_S
+        wanted = sorted(set(shards))
+        parts = [self._part(block, end_s) for block in (_FACADES, *sorted({shard // BLOCK for shard in wanted}))]
         try:
-            return await asyncio.shield(known[1])
+            facades, *blocks = await asyncio.gather(*(asyncio.shield(part.answer) for part in parts))
         except FAILURES as error:
-            self._kept.pop(wanted, None)
             if self._loop.time() >= self._away_until_s:
                 # The text may name the address with its password.
                 log.warning("console.no_prometheus", reason=type(error).__name__)
             self._away_until_s = self._loop.time() + AWAY_S
+            self._kept.clear()
             return None
+        found = {shard: column for block in blocks for shard, column in block.items()}
+        return {
+            "source": "prometheus",
+            "step_s": STEP_S,
+            "times": _times(end_s),
+            "kept_shards": [shard for shard in wanted if str(shard) in found],
+            "facade": facades[""],
+            "shards": {str(shard): found[str(shard)] for shard in wanted if str(shard) in found},
+        }
 
-    async def _ask(self, shards: tuple[int, ...]) -> dict[str, Any]:
-        end_s = int(self._now_s()) // STEP_S * STEP_S
-        times = list(range(end_s - SPAN_S, end_s + 1, STEP_S))
+    def _part(self, block: int, end_s: int) -> _Part:
+        """What is known of a block, asked for anew if it is old. What is neither fresh nor under way is forgotten."""
+        now_s = self._loop.time()
+        self._kept = {
+            each: part for each, part in self._kept.items() if not part.answer.done() or now_s - part.asked_s < FRESH_S
+        }
+        known = self._kept.get(block)
+        if known is None or known.end_s != end_s:
+            known = self._kept[block] = _Part(now_s, end_s, self._loop.create_task(self._ask(block, end_s)))
+            # Whoever asked may be gone by the time it fails.
+            known.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return known
+
+    async def _ask(self, block: int, end_s: int) -> dict[str, orjson.Fragment]:
+        """The figures of the facades, under no name, or of each shard of a block, encoded."""
+        shards = () if block == _FACADES else range(block * BLOCK, (block + 1) * BLOCK)
+        times = _times(end_s)
         asked = {
             "query": expression(shards, self._match),
             "start": str(times[0]),
             "end": str(times[-1]),
             "step": str(STEP_S),
         }
-        facade, found = columns_of(orjson.loads(await self._post(asked)), times)
-        return {
-            "source": "prometheus",
-            "step_s": STEP_S,
-            "times": times,
-            "kept_shards": [shard for shard in shards if str(shard) in found],
-            "facade": facade,
-            "shards": found,
-        }
+        async with self._asking:
+            raw = await self._post(asked)
+        facade, found = columns_of(orjson.loads(raw), times)
+        told = {"": facade} if block == _FACADES else found
+        return {name: orjson.Fragment(orjson.dumps(columns)) for name, columns in told.items()}
 
     async def _post(self, form: Mapping[str, str]) -> bytes:
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)

@@ -1,16 +1,20 @@
 """The documents that the console shows of the nodes: their statuses as JSON, with rates between two looks.
 
-Pure, but for what it remembers of the look before. Invariant: a figure that nobody knows is null, never 0.
+Pure, but for what it remembers of the look before. Invariants: (1) a figure that nobody knows is null, never 0; (2)
+however many nodes there are, a piece of work is about ``PIECE_NODES`` of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from doug.v1 import admin_pb2
 from facade.client.node import Node
 from facade.client.operators.cluster_status import Statuses
+
+PIECE_NODES = 48
+"""So many nodes are shown in one piece, some milliseconds: whoever drives this lets requests in between the pieces."""
 
 
 class Counted(NamedTuple):
@@ -36,26 +40,38 @@ class Views:
 
     def __init__(self) -> None:
         self._before: dict[str, Counted] = {}
+        self._learners: frozenset[str] = frozenset()
 
-    def shards(self, statuses: Statuses, now_s: float) -> list[dict[str, Any]]:
-        """Every shard with its nodes.
+    def pieces(self, statuses: Statuses, now_s: float) -> Iterator[list[dict[str, Any]]]:
+        """Every shard with its nodes, some shards at a time.
 
         Args:
             statuses: What the nodes said.
             now_s: A monotonic clock.
         """
-        before, self._before = self._before, {}
-        return [
-            {"id": shard, "nodes": [self._node(node, status, before.get(node.id), now_s) for node, status in nodes]}
-            for shard, nodes in statuses.items()
-        ]
+        counted: dict[str, Counted] = {}
+        learners: set[str] = set()
+        piece: list[dict[str, Any]] = []
+        nodes_in_piece = 0
+        for shard, nodes in statuses.items():
+            if nodes_in_piece and nodes_in_piece + len(nodes) > PIECE_NODES:
+                yield piece
+                piece, nodes_in_piece = [], 0
+            shown = [self._node(node, status, counted, now_s) for node, status in nodes]
+            # Who was a learner when it answered last has no vote while it does not.
+            learners.update(each["id"] for each in shown if each["role"] == "learner" or "learner" in each)
+            piece.append({"id": shard, "nodes": shown})
+            nodes_in_piece += len(nodes)
+        if piece:
+            yield piece
+        self._before, self._learners = counted, frozenset(learners)
 
     def _node(
-        self, node: Node, status: admin_pb2.StatusResponse | None, before: Counted | None, now_s: float
+        self, node: Node, status: admin_pb2.StatusResponse | None, counted: dict[str, Counted], now_s: float
     ) -> dict[str, Any]:
         shown: dict[str, Any] = {"id": node.id, "address": node.address, "admin": node.admin}
         if status is None:
-            return shown | {"role": "unreachable"}
+            return shown | {"role": "unreachable"} | ({"learner": True} if node.id in self._learners else {})
         shown |= {
             "role": status.role,
             "term": status.term,
@@ -69,7 +85,8 @@ class Views:
         }
         if status.HasField("vitals"):
             now = _counted(status, now_s)
-            self._before[node.id] = now
+            counted[node.id] = now
+            before = self._before.get(node.id)
             # The counts of a restarted process begin at zero.
             if before is not None and before.uptime_ms > now.uptime_ms:
                 before = None

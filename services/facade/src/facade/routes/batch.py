@@ -17,6 +17,7 @@ from time import perf_counter
 
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import BATCH_OPERATIONS_MAX
+from doug_wire.pipe import ResultRecord, Status
 from facade.client import receipts
 from facade.client.access import sender
 from facade.client.fanout import READS_SAFE, Fanout, Outcome, Part, Wishes
@@ -39,7 +40,7 @@ from facade.routes.raw import (
     check_length,
     check_media_type,
 )
-from facade.routes.results import item_view
+from facade.routes.results import PLAIN_PUT_VIEW, item_view
 from facade.routes.sessions import begin_session, receipt_of, seen_by, session_header
 from facade.routes.shapes import parse_operation
 from facade.settings import Settings
@@ -77,10 +78,20 @@ def parse_line(place: int, line: bytes) -> Part:
 async def show(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> list[bytes]:
     """The results of some operations, as JSON each."""
     shown = []
+    put, ok = Opcode.PUT, Status.OK
     for number, (part, outcome) in enumerate(zip(parts, outcomes, strict=True), 1):
-        wanted = part.wanted
+        wanted, result = part.wanted, outcome.result
         opcode, key = (0, b"") if isinstance(wanted, ProblemError) else (wanted.opcode, wanted.key)
-        shown.append(item_view(opcode, key, outcome.result, outcome.shard, uncertain=outcome.uncertain))
+        if (
+            opcode == put
+            and type(result) is ResultRecord
+            and result.status == ok
+            and not (result.replayed or result.expires_at_ms)
+        ):
+            # Nearly all results of large batches.
+            shown.append(PLAIN_PUT_VIEW % result.revision)
+        else:
+            shown.append(item_view(opcode, key, result, outcome.shard, uncertain=outcome.uncertain))
         if number % YIELD_EVERY == 0:
             await asyncio.sleep(0)
     return shown

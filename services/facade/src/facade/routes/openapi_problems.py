@@ -53,7 +53,7 @@ WHAT = {
 _ANY: Codes = {
     400: ("bad_request", "bad_host"),
     401: ("unauthenticated",),
-    403: ("forbidden", "cross_origin", "csrf"),
+    403: ("forbidden", "cross_origin", "not_for_pages", "csrf"),
     405: ("method_not_allowed",),
     408: ("head_timeout", "body_timeout"),
     417: ("bad_expectation",),

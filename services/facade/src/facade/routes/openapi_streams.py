@@ -81,8 +81,15 @@ _FAULT: Json = {
 def _console_data() -> Json:
     """The routes with the data that the console asks for now and then."""
     told: Json = {"200": {"description": "The data", "content": {"application/json": {"schema": {"type": "object"}}}}}
-    since = _query(
-        "since", "Only events since this time, microseconds since the epoch", _NUMBER | {"maximum": (1 << 63) - 1}
+    some = _query(
+        "shards",
+        "Up to eight shards, separated by commas",
+        {"type": "string", "pattern": "^[0-9]{1,9}(,[0-9]{1,9}){0,7}$"},
+    )
+    after = _query(
+        "after",
+        "The cursor of each of these shards in an answer before, separated by commas: what came since is told",
+        {"type": "string", "pattern": "^([0-9a-f]{8}-[0-9]{1,15})?$"},
     )
     shard = _query("shard", "The shard", _NUMBER | {"maximum": 1 << 31}) | {"required": True}
     key64 = {"type": "string", "pattern": "^([A-Za-z0-9_-]{4}){1,340}$"}
@@ -102,7 +109,7 @@ def _console_data() -> Json:
             "Read how many operations per second each slot got",
             [_query("minutes_ago", "How many minutes ago", _NUMBER | {"maximum": MINUTES})],
         ),
-        "events": ("Read the events of a shard's nodes", [shard, since]),
+        "events": ("Read the events of the nodes of some shards", [some | {"required": True}, after]),
         "members": ("Read the members of a shard", [shard]),
         "locate": (
             "Read the slot and the shard of a key",

@@ -82,6 +82,7 @@ TITLES = {
     "no_leader": "The shard has no leader",
     "not_a_number": "The value is not a number",
     "not_acceptable": "Not acceptable",
+    "not_for_pages": "Not to be run or embedded by a page",
     "not_found": "No such key",
     "not_fresh_enough": "No replica is fresh enough",
     "not_implemented": "Not implemented",

@@ -32,6 +32,8 @@ CLIENT_WENT_AWAY = 499
 REQUEST_ID = b"doug-request-id"
 SCOPE_REQUEST_ID = "dougdb.request_id"
 SCOPE_EXCHANGE = "dougdb.exchange"
+SCOPE_ASKED = "dougdb.asked"
+"""The key in a request's scope under which a route of operators says what it is asked for, as names and texts."""
 
 _REFUSED = re.compile(rb"q=0(\.0{0,3})?\Z")
 _SANE_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}\Z")
@@ -108,6 +110,10 @@ class RawRequest:
         """Whether the facade is stopping; always False without a connection of its own."""
         exchange = self._scope.get(SCOPE_EXCHANGE)
         return exchange is not None and bool(exchange.stopping)
+
+    def tell_asked(self, asked: dict[str, str]) -> None:
+        """Says for the audit log what is asked for."""
+        self._scope[SCOPE_ASKED] = asked
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begins the answer."""

@@ -159,6 +159,8 @@ async def decided(operation: Operation, mode: ReadMode = LINEARIZABLE) -> tuple[
 # Of batches and transactions.
 
 _SUCCESS: dict[int, int] = {Opcode.DELETE: 204}
+PLAIN_PUT_VIEW = b'{"status":200,"revision":"%d"}'
+"""The view of a put that succeeded, and of which there is no more to say than its revision."""
 
 
 def item_view(
@@ -168,7 +170,7 @@ def item_view(
     if isinstance(result, ProblemError):
         return orjson.dumps(_problem_view(result))
     if result.status == Status.OK and opcode == Opcode.PUT and not result.replayed and not result.expires_at_ms:
-        return b'{"status":200,"revision":"%d"}' % result.revision
+        return PLAIN_PUT_VIEW % result.revision
     problem = problem_of(result, shard, uncertain=uncertain)
     view: dict[str, object]
     if problem is not None:

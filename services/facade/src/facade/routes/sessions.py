@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from facade.client.fanout import Outcome
 from facade.client.modes import LINEARIZABLE, ReadMode
-from facade.client.receipts import SESSION, Headers, of_batch
+from facade.client.receipts import SESSION, Headers, Receipt, of_batch
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session
 from facade.routes.options import RequestOptions
@@ -44,10 +44,8 @@ def session_header(router: Router, session: Session | None, seen: Sequence[Seen]
 def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
     """How far the outcomes of a batch show the logs of shards, once for each shard and kind."""
     newest: dict[tuple[int, bool], Seen] = {}
-    for outcome in outcomes:
-        seen = outcome.seen
-        if seen is None:
-            continue
+    for receipt, strong in _receipts(outcomes):
+        seen = Seen(receipt.shard, receipt.entry, strong)
         place = (seen.shard, seen.strong)
         if place not in newest or newest[place].entry < seen.entry:
             newest[place] = seen
@@ -57,5 +55,10 @@ def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
 
 def receipt_of(outcomes: Sequence[Outcome], mode: ReadMode) -> Headers:
     """The headers that name the nodes that have carried out a batch, and how fresh what they read is."""
-    answered = [(outcome.receipt, outcome.strong) for outcome in outcomes if outcome.receipt is not None]
-    return (*mode.headers, *of_batch(answered, local=mode is not LINEARIZABLE))
+    return (*mode.headers, *of_batch(_receipts(outcomes), local=mode is not LINEARIZABLE))
+
+
+def _receipts(outcomes: Sequence[Outcome]) -> list[tuple[Receipt, bool]]:
+    """The receipts of outcomes, each once, and whether it is of linearizable reads or writes: many share theirs."""
+    told = dict.fromkeys([(outcome.receipt, outcome.strong) for outcome in outcomes])
+    return [(receipt, strong) for receipt, strong in told if receipt is not None]

@@ -41,6 +41,7 @@ _FIELDS: dict[str, tuple[Opcode, frozenset[str]]] = {
     "touch": (Opcode.TOUCH, _COMMON | _CONDITIONS | {"ttl"}),
 }
 _PUT = Opcode.PUT
+_new = tuple.__new__  # Takes half the time of a call of the class, which matters for thousands of operations.
 _COMPARES = frozenset({"exists", "absent", "revision", "value"})
 
 
@@ -205,7 +206,7 @@ def parse_operation(document: object) -> Command:
         if isinstance(key, str) and isinstance(value, str):
             key_bytes, value_bytes = key.encode(), value.encode()
             if 0 < len(key_bytes) <= KEY_BYTES_MAX and len(value_bytes) <= VALUE_BYTES_MAX:
-                return Command(_PUT, key_bytes, b"", value_bytes, 0)
+                return _new(Command, (_PUT, key_bytes, b"", value_bytes, 0, None, 0, None, b""))
     known = _FIELDS.get(document["op"]) if isinstance(document.get("op"), str) else None
     if known is None:
         raise _bad(f"op is one of {', '.join(_FIELDS)}.")

@@ -29,12 +29,14 @@ from raft_node.rpc.admin_service import AdminService
 from raft_node.rpc.channels import CONNECTIONS, SERVER_OPTIONS
 from raft_node.rpc.doug.callers import Callers
 from raft_node.rpc.doug.guest_limits import GuestLimits
+from raft_node.rpc.doug.guest_room import parts_of
 from raft_node.rpc.doug.guests import Guests
 from raft_node.rpc.doug.service import DougService
 from raft_node.rpc.hot_streams import HEARTBEAT, PIPE, READ_INDEX, REPLICATE, SCAN, Behaviour, HotStream
-from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.interceptor import Admit, CountingInterceptor
 from raft_node.rpc.listener import Listener
 from raft_node.rpc.raft.service import RaftService
+from raft_node.rpc.requests import Requests
 from raft_node.runtime.members.identity import Identity
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ async def open_ports(
     guests = Guests(operator.auth_here, is_copy=settings.shard_id != 0, modes=settings.auth_modes, bearers=bearers)
     callers = _callers(context, guests)
     admit = callers.admit if settings.guarded else None
-    counting = [CountingInterceptor(context.metrics, context.fail, each) for each in (None, admit)]
+    requests, counting = _interceptors(context, admit)
     connections = shares(descriptors.raise_limit())[:2]
     peers, clients = (
         grpc.aio.server(interceptors=(each,), options=[*SERVER_OPTIONS, (CONNECTIONS, most)])
@@ -119,10 +121,10 @@ async def open_ports(
     }
     peer_most, client_most = map(connections_max, connections)
     peer_port = Listener(peers, raft_streams, counting[0], certificates, peer_most)
-    raft_service.caller_of = peer_port.caller
+    raft_service.caller_of = requests[0].caller_of = peer_port.caller
     client_streams: dict[HotStream, Behaviour] = {PIPE: doug_service.Pipe, SCAN: doug_service.Scan}
     client_port = Listener(clients, client_streams, counting[1], certificates, client_most)
-    callers.caller_of = client_port.caller
+    callers.caller_of = requests[1].caller_of = client_port.caller
 
     async def close_ports() -> None:
         admin.stop()
@@ -143,12 +145,22 @@ def _bearers(issuer: Issuer) -> Bearers | None:
     return Bearers(issuer, _log)
 
 
+def _interceptors(context: Context, admit: Admit | None) -> tuple[list[Requests], list[CountingInterceptor]]:
+    """What reads the requests of calls, and what stands in front of the methods: of peers, and of clients."""
+    requests = [Requests(context.settings.trusted_names) for _ in range(2)]
+    counting = [
+        CountingInterceptor(context.metrics, context.fail, *each) for each in zip((None, admit), requests, strict=True)
+    ]
+    return requests, counting
+
+
 def _callers(context: Context, guests: Guests) -> Callers:
     """Who may call Doug and Admin, and how much of it."""
     settings, metrics = context.settings, context.metrics
     limits = GuestLimits(
         settings.client_requests_per_s,
         settings.address_requests_per_s,
+        parts_of(settings.scans_max, settings.watches_max),
         _log.warning,
         lambda limit: metrics.calls_limited[limit].inc(),
     )

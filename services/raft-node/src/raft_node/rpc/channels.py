@@ -51,7 +51,10 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # Without a limit, one connection could have any number of calls wait here. A facade's has a hundred at most.
-    ("grpc.max_concurrent_streams", 1_024),
+    ("grpc.max_concurrent_streams", 256),
+    # A window that grows by itself takes in megabytes of each call for which nobody waits: see ``requests``.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 16 << 10),
     # The front decides in as much time; gRPC itself would wait for two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
 ]

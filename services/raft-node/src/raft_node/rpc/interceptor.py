@@ -19,6 +19,7 @@ import grpc.aio
 
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc.requests import Requests
 
 _OWN = "/doug.v1."
 _STREAMS_REQUESTS = frozenset({"client_stream", "bidi_stream"})
@@ -28,6 +29,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Attend = Callable[[Awaitable[Any]], Awaitable[Any]]
+Admit = Callable[[Context, str, str, Any], Awaitable[Attend | None]]
 
 
 class CountingInterceptor(grpc.aio.ServerInterceptor):
@@ -41,7 +43,8 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         self,
         metrics: Metrics,
         on_failure: Callable[[FatalError], None],
-        admit: Callable[[Context, str, str, Any], Awaitable[Attend | None]] | None = None,
+        admit: Admit | None = None,
+        requests: Requests | None = None,
     ) -> None:
         """Begins without a count.
 
@@ -50,10 +53,12 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
             on_failure: Called when a method fails in a way that must stop the node.
             admit: Aborts calls of callers that may not make this call of a method of a service, by its request, None
                 for a stream of them, and may return what waits for its answer; None admits everybody.
+            requests: Reads the requests of calls that have one, in place of gRPC; None to leave that to it.
         """
         self._metrics = metrics
         self._on_failure = on_failure
         self._admit = admit
+        self._requests = requests
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -68,10 +73,25 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
             return known
         handler = await continuation(handler_call_details)
         # None tells gRPC that no handler serves the method.
-        if handler is None or not name.startswith(_OWN):
-            return handler
-        counted = self._handlers[name] = self._counted(name, handler)
+        if handler is None:
+            return None
+        counted = self._handlers[name] = self._read(self._counted(name, handler) if name.startswith(_OWN) else handler)
         return counted
+
+    def _read(self, handler: Handler) -> Handler:
+        """Has ``requests`` read the request of a method that takes one: to gRPC it is one that takes a stream."""
+        requests = self._requests
+        if requests is None or handler.request_streaming:
+            return handler
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+        async def serve(_: Any, context: Context) -> None:
+            answer = await behaviour(await requests.read(context), context)
+            if not handler.response_streaming:
+                await context.write(answer)
+
+        return grpc.stream_stream_rpc_method_handler(serve, *codecs)
 
     def count_stream(self, path: str, behaviour: Behaviour, *, asks_once: bool = False) -> Behaviour:
         """Puts the counting in front of a method that another server than gRPC's own serves.

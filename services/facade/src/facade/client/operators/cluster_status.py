@@ -1,12 +1,14 @@
 """The statuses of all nodes, for clients that watch the cluster.
 
-Must not know HTTP. Invariant: nodes are asked at most every ``FRESH_S``, however many ask at once.
+Must not know HTTP. Invariants: (1) nodes are asked at most every ``FRESH_S``, however many ask at once; (2) at most
+``BEGUN_AT_ONCE`` calls are begun in one piece, however many nodes there are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 from doug.v1 import admin_pb2
 from facade.client.node import Node
@@ -16,6 +18,10 @@ from facade.client.shard import Shard
 STATUS_TIMEOUT_S = 0.5
 FRESH_S = 0.5
 EVENTS_TIMEOUT_S = 2.0
+BEGUN_AT_ONCE = 48
+"""So many calls take some milliseconds to begin; then whatever else waits has its turn."""
+
+T = TypeVar("T")
 
 Statuses = Mapping[int, list[tuple[Node, admin_pb2.StatusResponse | None]]]
 Events = list[tuple[Node, admin_pb2.EventsResponse | None]]
@@ -28,28 +34,38 @@ async def learn_members(shard: Shard) -> None:
         shard.learn_members(answer)
 
 
+async def _all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The answers to calls that wait for their answers together."""
+    begun = []
+    async with asyncio.TaskGroup() as group:
+        for number, call in enumerate(calls, 1):
+            begun.append(group.create_task(call))
+            if number % BEGUN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+    return [each.result() for each in begun]
+
+
 async def ask_statuses(shards: list[Shard]) -> Statuses:
     """Asks every member for its status, all at once; before a leader told who they are, every listed node."""
     asked = [node for shard in shards for node in shard.nodes.values()]
     answers, _ = await asyncio.gather(
-        asyncio.gather(*(node.status(STATUS_TIMEOUT_S, vitals=True) for node in asked)),
-        asyncio.gather(*(learn_members(shard) for shard in shards)),
+        _all_of(node.status(STATUS_TIMEOUT_S, vitals=True) for node in asked),
+        _all_of(learn_members(shard) for shard in shards),
     )
     known = dict(zip(asked, answers, strict=True))
     found = [node for shard in shards for node in shard.nodes.values() if node not in known]
-    known.update(
-        zip(found, await asyncio.gather(*(node.status(STATUS_TIMEOUT_S, vitals=True) for node in found)), strict=True)
-    )
+    new = await _all_of(node.status(STATUS_TIMEOUT_S, vitals=True) for node in found)
+    known.update(zip(found, new, strict=True))
     return {shard.id: [(node, known[node]) for node in shard.expected if node in known] for shard in shards}
 
 
-async def ask_events(shard: Shard, since_us: int, limit: int) -> Events:
-    """Asks every node of a shard for its newest events, all at once.
+async def ask_events(shard: Shard, since_us: Callable[[Node], int], limit: int) -> Events:
+    """Asks every node of a shard for its newest events since a time, all at once.
 
     Nodes that were removed are asked too, but do not count as missing when they do not answer.
     """
     nodes = tuple(shard.nodes.values())
-    answers = await asyncio.gather(*(node.events(since_us, limit, EVENTS_TIMEOUT_S) for node in nodes))
+    answers = await asyncio.gather(*(node.events(since_us(node), limit, EVENTS_TIMEOUT_S) for node in nodes))
     return [
         (node, answer)
         for node, answer in zip(nodes, answers, strict=True)

@@ -14,6 +14,7 @@ from facade.errors import BadRequestError
 from facade.models import LeaderRequest, LeaderView, Problem
 from facade.routes import body as bodies
 from facade.routes.operators.shard_id import ShardId
+from facade.routes.raw import SCOPE_ASKED
 from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
@@ -63,6 +64,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
     async def move_leader(shard: ShardId, request: Request) -> LeaderView:
         """Hand the leadership of a shard over, and wait until another node leads; 5 s at most."""
         wanted = await _wanted(request, settings.body_timeout_ms / 1000)
+        request.scope[SCOPE_ASKED] = {"to": wanted.to or ""}
         known = router.shards.get(shard)
         if known is None:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)

@@ -27,6 +27,7 @@ from facade.models import (
 )
 from facade.routes import body as bodies
 from facade.routes.operators.shard_id import ShardId
+from facade.routes.raw import SCOPE_ASKED
 from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
@@ -159,6 +160,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         """Admit a running node as a learner; it becomes a voter by itself once it has caught up."""
         _no_parameters(request)
         wanted = await _wanted(request, AddMemberRequest, timeout_s)
+        request.scope[SCOPE_ASKED] = {"name": wanted.name, "address": wanted.address}
         incarnation = int(wanted.incarnation or 0)
         return _change_view(shard, await add_member(known(shard), wanted.name, wanted.address, incarnation))
 
@@ -166,6 +168,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
     async def remove(shard: ShardId, name: str, request: Request) -> MemberChangeView:
         """Remove a member."""
         force = _forced(request)
+        request.scope[SCOPE_ASKED] = {"force": "true" if force else ""}
         return _change_view(shard, await remove_member(known(shard), name, force=force))
 
     @routes.post(
@@ -178,6 +181,7 @@ def make_router(router: Router, settings: Settings) -> APIRouter:
         force = _forced(request)
         wanted = await _wanted(request, ReplaceMemberRequest, timeout_s)
         address, incarnation = wanted.address or "", int(wanted.incarnation or 0)
+        request.scope[SCOPE_ASKED] = {"address": address, "force": "true" if force else ""}
         return _change_view(shard, await replace_member(known(shard), name, address, incarnation, force=force))
 
     return routes

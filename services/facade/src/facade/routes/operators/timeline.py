@@ -114,6 +114,6 @@ def make_router(router: Router) -> APIRouter:
         """Read the events of all nodes of a shard, oldest first. Every node is asked now, for 2 s at most."""
         if shard not in router.shards:
             raise BadRequestError("unknown_shard", f"There is no shard {shard}.", status=404)
-        return events_view(shard, await ask_events(router.shards[shard], since, limit), limit)
+        return events_view(shard, await ask_events(router.shards[shard], lambda node: since, limit), limit)
 
     return routes

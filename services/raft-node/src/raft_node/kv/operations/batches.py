@@ -5,11 +5,12 @@ Invariant: each has the effect and the outcome that it would have alone, at its 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from doug_wire import command as commands
 from doug_wire import pipe
-from doug_wire.command import Command, Opcode
+from doug_wire.command import Command, CommandError, Opcode
 from doug_wire.payload import RESULT_BYTES_MAX, decode_batch
 from doug_wire.pipe import Status
 from doug_wire.slots import slot_of
@@ -17,8 +18,8 @@ from raft_node.kv.keyspace import USER_PREFIX, VALUE_FORMAT, VALUE_HEADER
 from raft_node.kv.operations import singles, tokens
 from raft_node.kv.operations.work import WRONG_SHARD, Details, Outcome, TooMuchReadError, Work
 
-_PLAIN_PUT = bytes((Opcode.PUT, 0))
-_PLAIN = (_PLAIN_PUT, bytes((Opcode.DELETE, 0)))
+_PUT = int(Opcode.PUT)
+_PLAIN = (bytes((Opcode.PUT, 0)), bytes((Opcode.DELETE, 0)))
 _HEADER_BYTES = commands.HEADER.size
 _TOO_LARGE = Outcome(Status.RESULT_TOO_LARGE, 0)
 
@@ -57,24 +58,27 @@ def _put_plain(work: Work, remaining: Iterator[bytes], results: list[bytes]) -> 
     # Five replicas do this for each of thousands: hence no look-up by name within, as in ``StateMachine.apply``.
     unpack, pack, slot, told = commands.HEADER.unpack_from, VALUE_HEADER.pack, slot_of, pipe.RESULT.pack
     epochs, write, append = work.ownership.epochs, work.effects.append, results.append
-    value_format, prefix, start, plain = VALUE_FORMAT, USER_PREFIX, _HEADER_BYTES, _PLAIN_PUT
+    value_format, prefix, start, put = VALUE_FORMAT, USER_PREFIX, _HEADER_BYTES, _PUT
     revision, ok, wrong_shard = work.revision, int(Status.OK), int(Status.WRONG_SHARD)
     operation: bytes | None
-    for place, operation in enumerate(remaining, len(results)):
-        if operation[:2] != plain:
-            break
-        _, _, key_bytes, type_bytes, _, epoch = unpack(operation)
-        key_end = start + key_bytes
-        key = operation[start:key_end]
-        owned = epochs[slot(key)]
-        if not owned or (epoch and epoch != owned):
-            append(told(place, wrong_shard, 0, 0, 0, 0))
-            continue
-        revision += 1
-        write((prefix + key, pack(value_format, 0, type_bytes, owned, revision) + operation[key_end:]))
-        append(told(place, ok, 0, revision, 0, 0))
-    else:
-        operation = None
+    try:
+        for place, operation in enumerate(remaining, len(results)):
+            opcode, flags, key_bytes, type_bytes, _, epoch = unpack(operation)
+            if flags or opcode != put:
+                break
+            key_end = start + key_bytes
+            key = operation[start:key_end]
+            owned = epochs[slot(key)]
+            if not owned or (epoch and epoch != owned):
+                append(told(place, wrong_shard, 0, 0, 0, 0))
+                continue
+            revision += 1
+            write((prefix + key, pack(value_format, 0, type_bytes, owned, revision) + operation[key_end:]))
+            append(told(place, ok, 0, revision, 0, 0))
+        else:
+            operation = None
+    except struct.error:
+        raise CommandError("a command is shorter than its header") from None
     work.revision = revision
     return operation
 

@@ -33,7 +33,7 @@ from raft_node.rpc.doug.guest_room import (
     GuestRoom,
     Use,
 )
-from raft_node.rpc.doug.wanted import ADMIN, DOUG, SCANNING, operations_in
+from raft_node.rpc.doug.wanted import ADMIN, DOUG, SCANNING, WATCHING, operations_in
 
 RATE, SHARE = "rate", "share"
 """The names of the limits, in metrics and in the log."""
@@ -66,6 +66,7 @@ class GuestLimits:
         self,
         client_per_s: int = 0,
         address_per_s: int = 0,
+        parts: tuple[Use, Use] = (OF_ONE, OF_ALL),
         tell: Callable[..., object] = lambda event, **fields: None,
         count: Callable[[str], object] = lambda limit: None,
         clock: Callable[[], float] = time.monotonic,
@@ -75,6 +76,7 @@ class GuestLimits:
         Args:
             client_per_s: How many operations a second each principal may ask for; 0 for any number.
             address_per_s: The same of each address.
+            parts: The most that one guest, and that all of them, may use at a time.
             tell: The log, which is told of clients that are refused.
             count: Counts a refusal under the name of its limit.
             clock: Gives seconds that never go back.
@@ -84,7 +86,7 @@ class GuestLimits:
         self._excess = Excess(
             lambda limit, client, times: tell("caller.limited", limit=limit, client=client, times=times), clock
         )
-        self.room = GuestRoom(OF_ONE, OF_ALL)
+        self.room = GuestRoom(*parts)
         self.reserve = GuestRoom(OF_ONE_OPERATOR, OF_ALL_OPERATORS)
         self.arriving = GuestRoom(OF_ONE_ADDRESS, OF_ALL)
 
@@ -120,13 +122,13 @@ class GuestLimits:
         Raises:
             TooMuchError: The guest or its address has used up its rate, or there is no room for the call.
         """
-        scans = int(asked in SCANNING)
+        scans, watches = int(asked in SCANNING), int(asked == WATCHING)
         if asked[0] == DOUG:
             count = operations_in(asked[1], request)
             self._ask(self._addresses, network_of(host_of(caller)), count)
             self._ask(self._clients, guest, count)
         room = self.reserve if asked[0] == ADMIN and not scans else self.room
-        return self._take(room, guest, Use(1, scans, _size(request)))
+        return self._take(room, guest, Use(1, scans, _size(request), watches))
 
     def _ask(self, rate: Rate, client: str, count: int) -> None:
         if wait_s := rate.take(client, count):

@@ -21,19 +21,25 @@ class Use(NamedTuple):
         calls: The number of calls.
         scans: How many of these read or delete a whole range, or send the whole state.
         size: The bytes of their requests.
+        watches: How many of the calls are watches.
     """
 
     calls: int = 0
     scans: int = 0
     size: int = 0
+    watches: int = 0
 
     def plus(self, other: Use) -> Use:
         """Both together."""
-        return Use(self.calls + other.calls, self.scans + other.scans, self.size + other.size)
+        return Use(
+            self.calls + other.calls, self.scans + other.scans, self.size + other.size, self.watches + other.watches
+        )
 
     def minus(self, other: Use) -> Use:
         """What is left without the other."""
-        return Use(self.calls - other.calls, self.scans - other.scans, self.size - other.size)
+        return Use(
+            self.calls - other.calls, self.scans - other.scans, self.size - other.size, self.watches - other.watches
+        )
 
     def beyond(self, most: Use) -> str:
         """What of it is more than the most, in words; empty if nothing is."""
@@ -41,15 +47,24 @@ class Use(NamedTuple):
             return f"{most.calls} calls"
         if self.scans > most.scans:
             return f"{most.scans} scans"
+        if self.watches > most.watches:
+            return f"{most.watches} watches"
         return f"{most.size} bytes" if self.size > most.size else ""
 
 
 NOTHING = Use()
-OF_ONE = Use(calls=128, scans=4, size=8 << 20)
-"""The most that one guest may use at a time."""
-OF_ALL = Use(calls=512, scans=8, size=16 << 20)
-"""The most that all guests together may use at a time: half of the scans that a node serves, and of the bytes that
-writes may wait with, facades' included."""
+OF_ONE = Use(calls=128, scans=4, size=8 << 20, watches=64)
+"""The most that one guest may use at a time, of a node that serves as many scans and watches as usual."""
+OF_ALL = Use(calls=512, scans=8, size=16 << 20, watches=128)
+"""The most that all guests together may use at a time: half of the scans and watches that a node serves, and of the
+bytes that writes may wait with, facades' included."""
+
+
+def parts_of(scans: int, watches: int) -> tuple[Use, Use]:
+    """The most that one guest, and that all of them, may use of a node that serves so many scans and watches."""
+    one = OF_ONE._replace(scans=max(1, scans // 4), watches=max(1, watches // 4))
+    return one, OF_ALL._replace(scans=max(1, scans // 2), watches=max(1, watches // 2))
+
 
 OF_ONE_ADDRESS = Use(calls=384, size=12 << 20)
 """The most that one address may use at a time before it is known whose calls they are."""

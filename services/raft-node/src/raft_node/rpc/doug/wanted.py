@@ -66,7 +66,10 @@ refused in the answer."""
 SCANNING = frozenset({(DOUG, "Scan"), (DOUG, "DeleteRange"), (ADMIN, "Backup")})
 """The methods that read or delete a whole range, or send the whole state."""
 
-LASTING = SCANNING | {(DOUG, "Watch"), (DOUG, "ExecuteBatch")}
+WATCHING = (DOUG, "Watch")
+"""The method that lasts for as long as its caller likes."""
+
+LASTING = SCANNING | {WATCHING, (DOUG, "ExecuteBatch")}
 """The methods that may take so long that rights are asked for again meanwhile."""
 
 _EVERY_KEY = KeyRange(b"")

@@ -8,7 +8,7 @@ import { setTheme, startColours, THEMES } from "./lib/colours.js";
 import { restart, start, watch } from "./lib/live.js";
 import { link, parse } from "./lib/places.js";
 import { html, render, useEffect, useRef, useState } from "./lib/preact.js";
-import { startRights, useRights } from "./lib/rights.js";
+import { onStranger, startRights, useRights } from "./lib/rights.js";
 import { Dialog, explain, note, Notes, Trouble } from "./lib/ui.js";
 import { ClusterView, leaderOf } from "./views/cluster.js";
 
@@ -112,6 +112,8 @@ function App() {
   const [live, setLive] = useState(/** @type {Live} */ ({ phase: "connecting", state: null, problem: null }));
   const [shown, setShown] = useState(/** @type {{name: string, View: any} | null} */ (null));
   const [asksToken, setAsksToken] = useState(false);
+  /** Counts those who use this page one after the other: each begins with what they themselves see. */
+  const [person, setPerson] = useState(0);
   const main = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => {
     const move = () => setPlace(parse(location.hash));
@@ -132,11 +134,13 @@ function App() {
       before = null;
       restart();
     });
+    const endStranger = onStranger(() => setPerson((before) => before + 1));
     start();
     startRights();
     return () => {
       end();
       endSession();
+      endStranger();
     };
   }, []);
   useEffect(() => {
@@ -178,7 +182,7 @@ function App() {
       ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "The facade does not answer; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
       ${needsState && live.phase === "denied"
         ? html`<${Denied} title=${title} onSignIn=${() => setAsksToken(true)} />`
-        : ready ? html`<${shown.View} state=${live.state} place=${place} />` : html`<p class="booting">Waiting for the cluster…</p>`}
+        : ready ? html`<${shown.View} key=${person} state=${live.state} place=${place} />` : html`<p class="booting">Waiting for the cluster…</p>`}
     </main>
     ${asksToken && html`<${SignIn} onClose=${() => setAsksToken(false)} />`}
     <${Notes} />

@@ -14,6 +14,8 @@ export class Problem extends Error {
     this.outcome = document.outcome ?? "unknown";
     this.retryable = document.retryable ?? false;
     this.currentRevision = document.current_revision ?? null;
+    /** The word of the session that was refused; null for none. @type {string | null} */
+    this.csrf = null;
   }
 }
 
@@ -32,10 +34,14 @@ export function onDenied(listener) {
  */
 const CSRF = "dougdb.csrf";
 
-/** @type {Set<() => void>} */
+/** Written when somebody signs out, so that other tabs tell that from a session that came to its end. */
+const LEFT = "dougdb.left";
+
+/** @typedef {"in" | "out" | "ended"} Session What became of it: a session that ended may be followed by another one of the same person. */
+/** @type {Set<(what: Session) => void>} */
 const sessionListeners = new Set();
 
-/** @param {() => void} listener Called when somebody has signed in or out, here or in another tab. */
+/** @param {(what: Session) => void} listener Called when somebody has signed in or out, here or in another tab, or a session has ended. */
 export function onSession(listener) {
   sessionListeners.add(listener);
   return () => {
@@ -43,17 +49,21 @@ export function onSession(listener) {
   };
 }
 
-function tellSession() {
-  sessionListeners.forEach((listener) => listener());
+/** @param {Session} what */
+function tellSession(what) {
+  sessionListeners.forEach((listener) => listener(what));
 }
 
-addEventListener("storage", (event) => event.key === CSRF && tellSession());
+addEventListener("storage", (event) => {
+  if (event.key === LEFT && event.newValue !== null) tellSession("out");
+  if (event.key === CSRF) tellSession(event.newValue === null ? "ended" : "in");
+});
 
 /** Exchanges a token for a session, and forgets it. @param {string} token */
 export async function signIn(token) {
   const response = await send("POST", "/v1/auth/session", { headers: { authorization: `Bearer ${token}` } });
   localStorage.setItem(CSRF, (await response.json()).csrf);
-  tellSession();
+  tellSession("in");
 }
 
 export async function signOut() {
@@ -61,7 +71,9 @@ export async function signOut() {
     await send("DELETE", "/v1/auth/session");
   } finally {
     localStorage.removeItem(CSRF);
-    tellSession();
+    localStorage.setItem(LEFT, randomKey());
+    localStorage.removeItem(LEFT);
+    tellSession("out");
   }
 }
 
@@ -106,9 +118,10 @@ export function seenHeaders() {
 
 /** A request was refused for want of rights. @param {Problem} problem */
 export function denied(problem) {
-  if (problem.status === 401 && isSignedIn()) {
+  // Another tab may have a new session by the time that the old one's end is told here.
+  if (problem.status === 401 && isSignedIn() && problem.csrf === localStorage.getItem(CSRF)) {
     localStorage.removeItem(CSRF);
-    tellSession();
+    tellSession("ended");
   }
   deniedListeners.forEach((listener) => listener(problem));
 }
@@ -131,7 +144,8 @@ function headersOf(named) {
  */
 export async function send(method, path, options = {}) {
   let response;
-  const headers = headersOf({ ...ownHeaders(), ...options.headers });
+  const own = ownHeaders();
+  const headers = headersOf({ ...own, ...options.headers });
   try {
     response = await fetch(path, {
       method,
@@ -154,18 +168,21 @@ export async function send(method, path, options = {}) {
   keepSeen(response);
   keepClock(response);
   if (response.ok || response.status === 304) return response;
-  const problem = await problemOf(response);
+  const problem = await problemOf(response, own);
   if (problem.status === 401 || problem.code === "forbidden") denied(problem);
   throw problem;
 }
 
-/** @param {Response} response */
-export async function problemOf(response) {
+/** @param {Response} response @param {Record<string, string>} sent The headers of the request, of which those of the session count. */
+export async function problemOf(response, sent) {
+  let problem;
   try {
-    return new Problem(await response.json());
+    problem = new Problem(await response.json());
   } catch {
-    return new Problem({ status: response.status, code: "unreadable", detail: `The answer was ${response.status}.` });
+    problem = new Problem({ status: response.status, code: "unreadable", detail: `The answer was ${response.status}.` });
   }
+  problem.csrf = sent["doug-csrf"] ?? null;
+  return problem;
 }
 
 /** @param {string} path @param {AbortSignal} [signal] @returns {Promise<any>} */
@@ -173,10 +190,10 @@ export async function read(path, signal) {
   return (await send("GET", path, { signal })).json();
 }
 
-/** @param {string} method @param {string} path @param {unknown} [document] @returns {Promise<any>} */
-export async function ask(method, path, document) {
+/** @param {string} method @param {string} path @param {unknown} [document] @param {Record<string, string>} [headers] @returns {Promise<any>} */
+export async function ask(method, path, document, headers) {
   const body = document === undefined ? null : JSON.stringify(document);
-  const response = await send(method, path, { body, headers: { "content-type": "application/json" } });
+  const response = await send(method, path, { body, headers: { "content-type": "application/json", ...headers } });
   return response.status === 204 ? null : response.json();
 }
 

@@ -33,7 +33,13 @@ function load() {
     const script = document.createElement("script");
     script.src = new URL("uplot-1.6.32.iife.min.js", VENDOR).href;
     script.onload = () => resolve(/** @type {any} */ (globalThis).uPlot);
-    script.onerror = () => reject(new Error("uPlot could not be loaded"));
+    style.onerror = script.onerror = () => {
+      // Whoever draws next tries again.
+      style.remove();
+      script.remove();
+      loading = null;
+      reject(new Error("uPlot could not be loaded"));
+    };
     document.head.append(style, script);
   });
   return loading;
@@ -67,12 +73,16 @@ export function Chart({ title, times, series, show }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const plot = useRef(/** @type {any} */ (null));
   const [scale, setScale] = useState(textScale);
+  /** How often the library could not be loaded since it last could. */
+  const [failures, setFailures] = useState(0);
+  const [tries, setTries] = useState(0);
   const names = series.map((each) => each.label).join("\n");
   useEffect(() => {
     let ended = false;
     /** @type {ResizeObserver | null} */
     let observer = null;
-    load().then((uPlot) => {
+    const draw = (/** @type {any} */ uPlot) => {
+      setFailures(0);
       const element = box.current;
       if (ended || element === null) return;
       // Asked at each drawing: whoever changes the colours of the page wants to read the axes all the same.
@@ -112,7 +122,8 @@ export function Chart({ title, times, series, show }) {
         else plot.current?.setSize({ width: element.clientWidth, height: HEIGHT * scale });
       });
       observer.observe(element);
-    });
+    };
+    load().then(draw, () => ended || setFailures((before) => before + 1));
     const drawAnew = () => plot.current?.redraw(false, true);
     addEventListener(COLOURS_CHANGED, drawAnew);
     return () => {
@@ -122,11 +133,12 @@ export function Chart({ title, times, series, show }) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [names, scale]);
+  }, [names, scale, tries]);
   useEffect(() => {
+    if (failures) setTries((before) => before + 1);
     plot.current?.setData([times, ...series.map((each) => each.values)]);
     tellNewest(plot.current);
   }, [times, names]);
   const last = series.map(({ label, values }) => `${label} ${isKnown(values.at(-1)) ? show(/** @type {number} */ (values.at(-1))) : UNKNOWN}`).join(", ");
-  return html`<figure class="chart"><figcaption>${title}</figcaption><div ref=${box} role="img" aria-label=${`${title}; now: ${last}`}></div></figure>`;
+  return html`<figure class="chart"><figcaption>${title}</figcaption>${failures > 0 && html`<p class="warn-text">What draws could not be loaded: trying again.</p>`}<div ref=${box} role="img" aria-label=${`${title}; now: ${last}`}></div></figure>`;
 }

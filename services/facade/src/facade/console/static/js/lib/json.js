@@ -1,32 +1,116 @@
 /**
- * JSON as it was written: what a number of JavaScript would round is kept as text.
+ * JSON as it was written: numbers that JavaScript would round, and names that an object has twice, are kept.
  * @module
  */
 
 const INDENTED_MAX = 40;
-const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\]:,]|[^\s{}[\]:,"]+/g;
+/** What ends a number or a word. */
+const BEHIND_WORD = /[\s{}[\]:,"]|$/g;
 
-/** A number that JavaScript cannot hold. */
-export class ExactNumber {
-  /** @param {string} text */
-  constructor(text) {
-    this.text = text;
-  }
-}
+/**
+ * @typedef {{kind: "object", members: [string, Json][]}} JsonObject
+ * @typedef {{kind: "array", items: Json[]}} JsonArray
+ * @typedef {JsonObject | JsonArray | {kind: "string" | "number" | "boolean" | "null", text: string}} Json `text` is what was written.
+ */
 
-/** @param {string} _ @param {unknown} value @param {{source?: string}} [context] Older browsers do not tell the source. */
-function exact(_, value, context) {
-  const source = context?.source;
-  return typeof value === "number" && source !== undefined && String(value) !== source ? new ExactNumber(source) : value;
-}
-
-/** @param {string} text @returns {unknown} Undefined when it is no JSON. */
-export function jsonOf(text) {
+/** @param {string} text */
+export function isJson(text) {
   try {
-    return JSON.parse(text, exact);
+    JSON.parse(text);
+    return true;
   } catch {
-    return undefined;
+    return false;
   }
+}
+
+/** @param {string} text @param {number} start Where a string begins. */
+function endOfString(text, start) {
+  for (let at = text.indexOf('"', start + 1); ; at = text.indexOf('"', at + 1)) {
+    let first = at;
+    while (text[first - 1] === "\\") first--;
+    if ((at - first) % 2 === 0) return at + 1;
+  }
+}
+
+/** @param {string} text Requires: it is JSON. However long a string in it is, nothing here goes deep. */
+function tokensOf(text) {
+  const tokens = [];
+  for (let at = 0; at < text.length; ) {
+    const letter = text[at];
+    let end = at + 1;
+    if (letter === '"') end = endOfString(text, at);
+    else if (!"{}[]:,".includes(letter)) {
+      BEHIND_WORD.lastIndex = at;
+      end = /** @type {RegExpExecArray} */ (BEHIND_WORD.exec(text)).index;
+      if (end === at) {
+        at++;
+        continue;
+      }
+    }
+    tokens.push(text.slice(at, end));
+    at = end;
+  }
+  return tokens;
+}
+
+/** @param {string} token @returns {Json} */
+function leafOf(token) {
+  const kind = token[0] === '"' ? "string" : token === "null" ? "null" : token === "true" || token === "false" ? "boolean" : "number";
+  return { kind, text: token };
+}
+
+/** @param {string} text @returns {Json | undefined} Undefined when it is no JSON. */
+export function jsonOf(text) {
+  if (!isJson(text)) return undefined;
+  /** @type {JsonArray} */
+  const root = { kind: "array", items: [] };
+  /** @type {(JsonObject | JsonArray)[]} */
+  const around = [];
+  /** @type {JsonObject | JsonArray} */
+  let into = root;
+  /** @type {string | null} */
+  let name = null;
+  for (const token of tokensOf(text)) {
+    if (token === ":" || token === ",") continue;
+    if (token === "}" || token === "]") {
+      into = around.pop() ?? root;
+      continue;
+    }
+    if (into.kind === "object" && name === null) {
+      name = JSON.parse(token);
+      continue;
+    }
+    /** @type {Json} */
+    const made = token === "{" ? { kind: "object", members: [] } : token === "[" ? { kind: "array", items: [] } : leafOf(token);
+    if (into.kind === "array") into.items.push(made);
+    else into.members.push([/** @type {string} */ (name), made]);
+    name = null;
+    if (made.kind === "object" || made.kind === "array") {
+      around.push(into);
+      into = made;
+    }
+  }
+  return root.items[0];
+}
+
+/** @param {JsonObject} object The names that it has more than once. */
+export function namesTwice(object) {
+  const seen = new Set();
+  return new Set(object.members.map(([name]) => name).filter((name) => seen.has(name) || !seen.add(name)));
+}
+
+/** @param {Json | undefined} document The names that an object anywhere in it has more than once. */
+export function allNamesTwice(document) {
+  /** @type {Set<string>} */
+  const found = new Set();
+  const left = document === undefined ? [] : [document];
+  for (let node = left.pop(); node !== undefined; node = left.pop()) {
+    if (node.kind === "array") for (const each of node.items) left.push(each);
+    if (node.kind !== "object") continue;
+    namesTwice(node).forEach((name) => found.add(name));
+    for (const [, each] of node.members) left.push(each);
+  }
+  return [...found];
 }
 
 /**
@@ -34,7 +118,7 @@ export function jsonOf(text) {
  * @param {string} text Requires: it is JSON.
  */
 export function pretty(text) {
-  const tokens = text.match(TOKEN) ?? [];
+  const tokens = tokensOf(text);
   const parts = [];
   let depth = 0;
   const line = () => `\n${"  ".repeat(Math.min(depth, INDENTED_MAX))}`;

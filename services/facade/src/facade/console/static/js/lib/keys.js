@@ -6,6 +6,8 @@
 /** @typedef {{text: string} | {b64: string}} Key */
 
 const UTF8 = new TextEncoder();
+/** What begins the name of a key that is no text. */
+const BYTES = "b64:";
 
 /** @param {string} text @returns {Key} */
 export const textKey = (text) => ({ text });
@@ -65,13 +67,31 @@ export function pathOf(key) {
   return `/v1/kv/${encodeURIComponent(key.text)}`;
 }
 
-/** @param {Key} key */
+/** Whatever is not seen as what it is: controls, marks of direction, fillers, other spaces; and what would be an escape. */
+const HIDDEN = /\\(?=u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]{1,6}\}))|[\p{C}\p{Zl}\p{Zp}\p{DI}]|(?! )\p{Zs}/gu;
+const ESCAPE = /\\u(?:([0-9a-fA-F]{4})|\{([0-9a-fA-F]{1,6})\})/g;
+
+/** @param {string} letter */
+function escaped(letter) {
+  const point = /** @type {number} */ (letter.codePointAt(0)).toString(16);
+  return point.length > 4 ? `\\u{${point}}` : `\\u${point.padStart(4, "0")}`;
+}
+
+/** @param {Key} key As people read it: no two keys look the same. `keyTyped` makes the key of it again. */
 export function shown(key) {
-  if ("b64" in key) return `base64:${key.b64}`;
-  // Control characters and what turns the direction of text are shown as what they are.
-  return key.text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (letter) => {
-    return `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  });
+  if ("b64" in key || key.text.startsWith(BYTES)) return keyForLink(key);
+  return key.text.replace(HIDDEN, escaped);
+}
+
+/** @param {string} typed A key as `shown` shows it: text, with `\u200b` and the like for what is not seen, or `b64:` and base64url. */
+export function keyTyped(typed) {
+  if (typed.startsWith(BYTES)) return keyFromLink(typed);
+  return textKey(
+    typed.replace(ESCAPE, (escape, four, more) => {
+      const point = Number.parseInt(four ?? more, 16);
+      return point > 0x10ffff || (point >= 0xd800 && point <= 0xdfff) ? escape : String.fromCodePoint(point);
+    }),
+  );
 }
 
 /** @param {Key} one @param {Key} other */
@@ -89,12 +109,12 @@ export function parameter(name, key) {
  * @param {string} text @returns {Key}
  */
 export function keyFromLink(text) {
-  const named = text.slice(4);
-  if (!text.startsWith("b64:") || !/^[\w-]*$/.test(named) || named.length % 4 === 1) return textKey(text);
+  const named = text.slice(BYTES.length);
+  if (!text.startsWith(BYTES) || !/^[\w-]*$/.test(named) || named.length % 4 === 1) return textKey(text);
   return keyOfBytes(fromBase64(named));
 }
 
 /** @param {Key} key */
 export function keyForLink(key) {
-  return "text" in key && !key.text.startsWith("b64:") ? key.text : `b64:${base64url(key)}`;
+  return "text" in key && !key.text.startsWith(BYTES) ? key.text : `${BYTES}${base64url(key)}`;
 }

@@ -8,7 +8,7 @@ import { follow } from "./sse.js";
 
 /**
  * @typedef {{name: string, match: number, state: string, heard_ms: number, round_trip_ms: number | null}} PeerState
- * @typedef {{id: string, address: string, admin: string | null, role: string, term?: number, commit?: number,
+ * @typedef {{id: string, address: string, admin: string | null, role: string, learner?: boolean, term?: number, commit?: number,
  *   applied?: number, last?: number, first?: number, leader?: string, version?: string, incarnation?: string,
  *   voted_for?: string,
  *   uptime_ms?: number, memory_bytes?: number | null, heard_ms?: number | null, log_bytes?: number, table_bytes?: number,
@@ -26,6 +26,8 @@ import { follow } from "./sse.js";
 const RETRY_MIN_MS = 500;
 const RETRY_MAX_MS = 5000;
 const SILENT_MS = 8000;
+/** A right that is missing may be given: so much later it is asked for again. */
+const REFUSED_MS = 10_000;
 
 /** @type {Live} */
 let live = { phase: "connecting", state: null, problem: null };
@@ -85,7 +87,8 @@ function connect() {
     if (denied) {
       // What was seen is not for whoever comes next.
       tell({ state: null });
-      if (problem?.status === 401) tellDenied(problem);
+      if (problem.status === 401) tellDenied(problem);
+      else timer = setTimeout(connect, REFUSED_MS);
       return;
     }
     timer = setTimeout(connect, retryMs);

@@ -66,9 +66,26 @@ let rights = new Rights(null);
 const listeners = new Listeners();
 let turn = 0;
 
+/** @type {Set<() => void>} */
+const strangerListeners = new Set();
+/** Who it was that used this page last. */
+let last = "";
+
+/** @param {() => void} listener Called when somebody else uses this page, or nobody any more: what was seen and typed is not theirs. */
+export function onStranger(listener) {
+  strangerListeners.add(listener);
+  return () => {
+    strangerListeners.delete(listener);
+  };
+}
+
 /** @param {Rights} next */
 function tell(next) {
   rights = next;
+  if (next.principal !== "") {
+    if (last !== "" && last !== next.principal) strangerListeners.forEach((listener) => listener());
+    last = next.principal;
+  }
   listeners.tell();
 }
 
@@ -91,7 +108,13 @@ export function useRights() {
 
 /** Begins, and goes on for as long as the page is there: rights may be given and taken meanwhile. */
 export function startRights() {
-  onSession(loadRights);
+  onSession((what) => {
+    if (what === "out") {
+      last = "";
+      strangerListeners.forEach((listener) => listener());
+    }
+    loadRights();
+  });
   loadRights();
   setInterval(() => {
     if (rights.guarded && !document.hidden) loadRights();

@@ -35,8 +35,9 @@ export async function follow(path, signal, onEvents, silentMs) {
   let silence = setTimeout(end, silentMs);
   let text = "";
   try {
-    const response = await fetch(path, { headers: { accept: "text/event-stream", ...ownHeaders() }, signal: ended.signal, cache: "no-store" });
-    if (!response.ok || response.body === null) throw await problemOf(response);
+    const headers = { accept: "text/event-stream", ...ownHeaders() };
+    const response = await fetch(path, { headers, signal: ended.signal, cache: "no-store" });
+    if (!response.ok || response.body === null) throw await problemOf(response, headers);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       clearTimeout(silence);

@@ -91,9 +91,10 @@ export function Dialog({ title, onClose, children, wide }) {
 /**
  * Asks before something is done, does it, and shows what came of it.
  * @param {{title: string, children?: any, verb: string, danger?: boolean, typed?: string, ready?: boolean,
- *   onDo: () => Promise<unknown>, onClose: () => void}} properties `typed` has to be typed in first.
+ *   onDo: () => Promise<any>, onDone?: (done: any) => void, onClose: () => void}} properties `typed` has to be typed in first.
+ *   `onDone` goes on with what was done, unless somebody has closed this meanwhile and does something else.
  */
-export function Confirm({ title, children, verb, danger, typed, ready = true, onDo, onClose }) {
+export function Confirm({ title, children, verb, danger, typed, ready = true, onDo, onDone, onClose }) {
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const [busy, setBusy] = useState(false);
   const [text, setText] = useState("");
@@ -106,8 +107,10 @@ export function Confirm({ title, children, verb, danger, typed, ready = true, on
     setBusy(true);
     setError(null);
     try {
-      await onDo();
-      if (!ended.current) onClose();
+      const done = await onDo();
+      if (ended.current) return;
+      onDone?.(done);
+      onClose();
     } catch (failed) {
       // It goes on when somebody closes this, who is told all the same.
       if (ended.current) note(`${title} ${explain(failed)}`, "bad");

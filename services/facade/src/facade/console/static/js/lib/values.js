@@ -3,7 +3,7 @@
  * @module
  */
 
-import { Problem, randomKey, seenHeaders, send } from "./api.js";
+import { Problem, seenHeaders, send } from "./api.js";
 import { fromBase64, pathOf } from "./keys.js";
 
 /** @typedef {import("./keys.js").Key} Key */
@@ -120,9 +120,9 @@ async function unpacked(raw, encoding) {
 }
 
 /**
- * Writes a value. It has an idempotency key: sent twice, it happens once.
+ * Writes a value. Sent twice with one idempotency key, it happens once.
  * @param {Key} key @param {BodyInit} body
- * @param {{contentType?: string, contentEncoding?: string, revision?: string, create?: boolean, ttl?: string, idempotencyKey?: string}} options
+ * @param {{contentType?: string, contentEncoding?: string, revision?: string, create?: boolean, ttl?: string, idempotencyKey: string}} options
  *   `revision` is the one that must still be there; `create` says that the key must not be there.
  * @returns {Promise<string>} The revision.
  */
@@ -131,7 +131,7 @@ export async function writeValue(key, body, options) {
   const headers = {
     "content-type": options.contentType || "application/octet-stream",
     ...(options.contentEncoding && { "content-encoding": options.contentEncoding }),
-    "idempotency-key": options.idempotencyKey ?? randomKey(),
+    "idempotency-key": options.idempotencyKey,
     ...(options.revision && { "if-match": `"${options.revision}"` }),
     ...(options.create && { "if-none-match": "*" }),
   };
@@ -140,9 +140,9 @@ export async function writeValue(key, body, options) {
   return revisionOf(response.headers);
 }
 
-/** @param {Key} key @param {string} [revision] */
-export async function removeValue(key, revision) {
-  const headers = { "idempotency-key": randomKey(), ...(revision && { "if-match": `"${revision}"` }) };
+/** @param {Key} key @param {string} revision The one that must still be there. @param {string} idempotencyKey */
+export async function removeValue(key, revision, idempotencyKey) {
+  const headers = { "idempotency-key": idempotencyKey, ...(revision && { "if-match": `"${revision}"` }) };
   await send("DELETE", pathOf(key), { headers });
 }
 

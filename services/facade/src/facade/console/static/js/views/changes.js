@@ -3,6 +3,7 @@
  * @module
  */
 
+import { onSession } from "../lib/api.js";
 import { base64url, keyOf, parameter, shown } from "../lib/keys.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { follow } from "../lib/sse.js";
@@ -89,7 +90,14 @@ export function useChanges(prefix, wanted, onChange) {
     };
     begin();
     document.addEventListener("visibilitychange", look);
+    const endSession = onSession((what) => {
+      if (what !== "in") return;
+      clearTimeout(again);
+      retryMs = RETRY_MIN_MS;
+      begin();
+    });
     return () => {
+      endSession();
       document.removeEventListener("visibilitychange", look);
       clearTimeout(together);
       clearTimeout(again);

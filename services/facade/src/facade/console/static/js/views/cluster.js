@@ -43,10 +43,12 @@ const namesOf = (nodes) => nodes.map((node) => node.id).join(", ");
 export function healthOf(shard) {
   const away = shard.nodes.filter(isAway);
   const up = shard.nodes.length - away.length;
-  const voters = shard.nodes.filter((node) => node.role !== "learner").length;
-  const quorum = Math.floor(voters / 2) + 1;
-  if (!leaderOf(shard) && up < quorum) {
-    return { kind: "bad", text: "no quorum", alert: "DougDBNoLeader", meaning: `${up} of ${voters} nodes answer, and ${quorum} are needed: no write is taken, and only eventual reads are answered. No answer: ${namesOf(away)}.` };
+  // A learner has no vote, whether it answers or not.
+  const voters = shard.nodes.filter((node) => node.role !== "learner" && !node.learner);
+  const votes = voters.filter((node) => !isAway(node)).length;
+  const quorum = Math.floor(voters.length / 2) + 1;
+  if (!leaderOf(shard) && votes < quorum) {
+    return { kind: "bad", text: "no quorum", alert: "DougDBNoLeader", meaning: `${votes} of ${voters.length} nodes with a vote answer, and ${quorum} are needed: no write is taken, and only eventual reads are answered. No answer: ${namesOf(away)}.` };
   }
   if (!leaderOf(shard)) return { kind: "bad", text: "no leader", alert: "DougDBNoLeader", meaning: "Until one is elected no write is taken, and only eventual reads are answered." };
   const full = shard.nodes.filter((node) => node.disk_low);

@@ -4,7 +4,10 @@
  */
 
 import { ask, facadeNow, Problem } from "../lib/api.js";
-import { shown, textKey, toBase64 } from "../lib/keys.js";
+import { draftOf, dropDraft, keepDraft } from "../lib/drafts.js";
+import { plural } from "../lib/format.js";
+import { bytesOf, keyTyped, same, shown, toBase64 } from "../lib/keys.js";
+import { useOnce } from "../lib/once.js";
 import { html, useState } from "../lib/preact.js";
 import { deleteLine, putLine } from "../lib/shell.js";
 import { Command, Confirm, note } from "../lib/ui.js";
@@ -12,6 +15,10 @@ import { removeValue, writeValue } from "../lib/values.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
 /** @typedef {import("../lib/values.js").Value} Value */
+/** @typedef {import("../lib/once.js").Attempt} Attempt */
+
+/** What is typed of a key that is not made yet. */
+const NEW = "new";
 
 /**
  * Does something under a condition, and says in words what it means that it does not hold.
@@ -26,36 +33,54 @@ async function unless(detail, done) {
   }
 }
 
-/** @param {{prefix: string, onClose: () => void, onMade: (key: Key) => void}} properties */
+/** @param {{typed: string}} properties What is said of a key whose name is not what was typed. */
+function Meant({ typed }) {
+  const key = keyTyped(typed);
+  if ("text" in key && key.text === typed) return null;
+  return html`<p class="quiet">An escape such as <code>\\u200b</code> is one letter here, and what follows <code>b64:</code> is base64url: this key has ${plural(bytesOf(key).length, "byte")}.</p>`;
+}
+
+/** @param {{prefix: string, onClose: () => void, onMade: (key: Key) => void}} properties `prefix` is as `shown` shows it. */
 export function NewKey({ prefix, onClose, onMade }) {
-  const [name, setName] = useState(prefix);
-  const [text, setText] = useState("");
-  const [contentType, setContentType] = useState("text/plain");
-  const [ttl, setTtl] = useState("");
+  const empty = { name: prefix, text: "", contentType: "text/plain", ttl: "" };
+  const [draft] = useState(draftOf(NEW));
+  const [fields, setFields] = useState(/** @type {typeof empty} */ (draft ?? empty));
+  const { name, text, contentType, ttl } = fields;
   const [file, setFile] = useState(/** @type {File | null} */ (null));
+  const type = (/** @type {Partial<typeof empty>} */ typed) => {
+    const next = { ...fields, ...typed };
+    setFields(next);
+    // A dialog is closed by one key: what was typed is there again when it is opened again.
+    if (next.text) keepDraft(NEW, next);
+    else dropDraft(NEW);
+  };
   const choose = (/** @type {File | undefined} */ chosen) => {
     setFile(chosen ?? null);
-    if (!chosen) return;
-    setContentType(chosen.type || "application/octet-stream");
-    if (name === prefix) setName(prefix + chosen.name);
+    if (chosen) type({ contentType: chosen.type || "application/octet-stream", ...(name === prefix && { name: prefix + chosen.name }) });
   };
+  const once = useOnce();
   const make = async () => {
-    const made = writeValue(textKey(name), file ?? text, { contentType, ttl: ttl.trim(), create: true });
+    const key = keyTyped(name);
+    const lasts = ttl.trim();
+    const made = once([name, file ?? text, contentType, lasts], (attempt) => writeValue(key, file ?? text, { contentType, ttl: lasts, create: true, idempotencyKey: attempt.key }));
     const revision = await unless("This key is there already. Nothing was changed.", made);
-    note(`Made as revision ${revision}.`, "good");
-    onMade(textKey(name));
+    note(`${shown(key)} is made, as revision ${revision}.`, "good");
+    dropDraft(NEW);
+    return key;
   };
-  const field = (/** @type {(text: string) => void} */ set) => (/** @type {any} */ event) => set(event.target.value);
-  return html`<${Confirm} title="New key" verb="Create" ready=${name !== ""} onDo=${make} onClose=${onClose}>
-    <label>Key <input class="mono" value=${name} onInput=${field(setName)} autocomplete="off" spellcheck=${false} /></label>
-    <label>Value <textarea class="code" value=${text} disabled=${file !== null} onInput=${field(setText)} spellcheck=${false}></textarea></label>
+  const field = (/** @type {string} */ which) => (/** @type {any} */ event) => type({ [which]: event.target.value });
+  return html`<${Confirm} title="New key" verb="Create" ready=${name !== ""} onDo=${make} onDone=${onMade} onClose=${onClose}>
+    ${draft && fields === draft && html`<p class="quiet">What you typed before is here again. <button type="button" class="small" onClick=${() => type(empty)}>Begin anew</button></p>`}
+    <label>Key <input class="mono" value=${name} onInput=${field("name")} autocomplete="off" spellcheck=${false} /></label>
+    <${Meant} typed=${name} />
+    <label>Value <textarea class="code" value=${text} disabled=${file !== null} onInput=${field("text")} spellcheck=${false}></textarea></label>
     <label>Or a file <input type="file" onChange=${(/** @type {any} */ event) => choose(event.target.files[0])} /></label>
     <div class="row fields">
-      <label class="grow">Content type <input value=${contentType} onInput=${field(setContentType)} spellcheck=${false} /></label>
-      <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field(setTtl)} autocomplete="off" /></label>
+      <label class="grow">Content type <input value=${contentType} onInput=${field("contentType")} spellcheck=${false} /></label>
+      <label class="grow">Expires in <input value=${ttl} placeholder="never; or 30s, 10m, 24h" onInput=${field("ttl")} autocomplete="off" /></label>
     </div>
     <p class="quiet">If the key is there already, nothing is changed.</p>
-    ${name !== "" && html`<${Command} text=${putLine(textKey(name), file ? null : text, { contentType, ttl: ttl.trim() })} />`}
+    ${name !== "" && html`<${Command} text=${putLine(keyTyped(name), file ? null : text, { contentType, ttl: ttl.trim() })} />`}
   <//>`;
 }
 
@@ -69,18 +94,19 @@ function lastsFor(value) {
   return value.expiresAt ? `${Math.max(1, Date.parse(value.expiresAt) - facadeNow())}ms` : "";
 }
 
-/** Writes a value to a key that is not there, with all that belongs to it. @param {Key} to @param {Value} value */
-function copy(to, value) {
+/** Writes a value to a key that is not there, with all that belongs to it. @param {Key} to @param {Value} value @param {Attempt} attempt */
+function copy(to, value, attempt) {
   const { contentType, contentEncoding } = value;
-  const written = writeValue(to, new Blob([/** @type {BlobPart} */ (value.raw)]), { contentType, contentEncoding, create: true, ttl: lastsFor(value) });
+  const options = { contentType, contentEncoding, create: true, ttl: attempt.ttl, idempotencyKey: `${attempt.key}-copy` };
+  const written = writeValue(to, new Blob([/** @type {BlobPart} */ (value.raw)]), options);
   return unless("The new key is there already. Nothing was changed.", written);
 }
 
 /**
  * Moves a value to another key: at once where one shard owns both, else the new key first and then the old one.
- * @param {Key} from @param {Key} to @param {Value} value
+ * @param {Key} from @param {Key} to @param {Value} value @param {Attempt} attempt
  */
-export async function rename(from, to, value) {
+async function rename(from, to, value, attempt) {
   const put = {
     op: "put",
     ...named(to),
@@ -89,13 +115,13 @@ export async function rename(from, to, value) {
     content_type: value.contentType,
     ...(value.contentEncoding && { content_encoding: value.contentEncoding }),
   };
-  const lasts = lastsFor(value);
+  const moved = {
+    compare: [{ ...named(from), revision: value.revision }, { ...named(to), absent: true }],
+    success: [{ ...put, ...(attempt.ttl && { ttl: attempt.ttl }) }, { op: "delete", ...named(from) }],
+    failure: [],
+  };
   try {
-    const done = await ask("POST", "/v1/txn", {
-      compare: [{ ...named(from), revision: value.revision }, { ...named(to), absent: true }],
-      success: [{ ...put, ...(lasts && { ttl: lasts }) }, { op: "delete", ...named(from) }],
-      failure: [],
-    });
+    const done = await ask("POST", "/v1/txn", moved, { "idempotency-key": attempt.key });
     if (!done.succeeded) {
       throw new Problem({ status: 409, code: "conflict", detail: "The new key exists, or the old one was changed meanwhile.", outcome: "not_applied" });
     }
@@ -103,41 +129,44 @@ export async function rename(from, to, value) {
   } catch (error) {
     if (!(error instanceof Problem) || error.code !== "cross_shard") throw error;
   }
-  await copy(to, value);
-  await unless("The new key is made. The old one was changed meanwhile, and is there too.", removeValue(from, value.revision));
+  await copy(to, value, attempt);
+  const removed = removeValue(from, value.revision, `${attempt.key}-remove`);
+  await unless("The new key is made. The old one was changed meanwhile, and is there too.", removed);
   return "in two steps, since two shards own them";
 }
 
 /** @param {{name: Key, value: Value, onClose: () => void, onMoved: (key: Key) => void}} properties */
 export function RenameKey({ name, value, onClose, onMoved }) {
-  const [text, setText] = useState("text" in name ? name.text : "");
+  const [text, setText] = useState(shown(name));
   const [copies, setCopies] = useState(false);
+  const once = useOnce();
+  const to = keyTyped(text);
   const move = async () => {
-    const to = textKey(text);
-    if (copies) {
-      await copy(to, value);
-      note(`Copied to ${shown(to)}.`, "good");
-    } else {
-      note(`Renamed to ${shown(to)}, ${await rename(name, to, value)}.`, "good");
-    }
-    onMoved(to);
+    const how = await once([text, copies, value.raw], (attempt) => {
+      // Told in the same way again, also when it has less time left by then.
+      attempt.ttl ??= lastsFor(value);
+      return copies ? copy(to, value, attempt) : rename(name, to, value, attempt);
+    });
+    note(copies ? `Copied to ${shown(to)}.` : `Renamed to ${shown(to)}, ${how}.`, "good");
+    return to;
   };
-  const same = "text" in name && name.text === text;
-  return html`<${Confirm} title="Rename or copy" verb=${copies ? "Copy" : "Rename"} ready=${text !== "" && !same} onDo=${move} onClose=${onClose}>
+  return html`<${Confirm} title="Rename or copy" verb=${copies ? "Copy" : "Rename"} ready=${text !== "" && !same(name, to)} onDo=${move} onDone=${onMoved} onClose=${onClose}>
     <p class="mono key-name">${shown(name)}</p>
     <label>New key <input class="mono" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} autocomplete="off" spellcheck=${false} /></label>
+    <${Meant} typed=${text} />
     <label class="inline"><input type="checkbox" checked=${copies} onChange=${(/** @type {any} */ event) => setCopies(event.target.checked)} /> copy, and keep this key</label>
   <//>`;
 }
 
 /** @param {{name: Key, value: Value, onClose: () => void, onGone: () => void}} properties */
 export function DeleteKey({ name, value, onClose, onGone }) {
+  const once = useOnce();
   const remove = async () => {
-    await unless("Somebody changed this key meanwhile. It was not deleted: read it again.", removeValue(name, value.revision));
+    const removed = once([value.revision], (attempt) => removeValue(name, value.revision, attempt.key));
+    await unless("Somebody changed this key meanwhile. It was not deleted: read it again.", removed);
     note(`${shown(name)} is deleted.`, "good");
-    onGone();
   };
-  return html`<${Confirm} title="Delete this key?" verb="Delete" danger onDo=${remove} onClose=${onClose}>
+  return html`<${Confirm} title="Delete this key?" verb="Delete" danger onDo=${remove} onDone=${onGone} onClose=${onClose}>
     <p class="mono key-name">${shown(name)}</p>
     <p>It is deleted only if revision ${value.revision} is still there.</p>
     <${Command} text=${deleteLine(name, value.revision)} />

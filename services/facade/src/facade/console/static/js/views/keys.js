@@ -3,9 +3,9 @@
  * @module
  */
 
-import { read } from "../lib/api.js";
+import { onSession, read } from "../lib/api.js";
 import { count } from "../lib/format.js";
-import { base64url, bytesOf, keyForLink, keyFromLink, keyOf, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
+import { base64url, bytesOf, keyForLink, keyFromLink, keyOf, keyTyped, parameter, prefixOf, same, shown, textKey } from "../lib/keys.js";
 import { go, link } from "../lib/places.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
@@ -157,6 +157,20 @@ function useLevel(prefix, delimiter, consistency, turn, slot) {
   };
 }
 
+/** @param {{entry: Entry, name: string, chosen: boolean, onChoose: () => void}} properties One that was chosen is in sight, also in a long list. */
+function Leaf({ entry, name, chosen, onChoose }) {
+  const element = useRef(/** @type {HTMLElement | null} */ (null));
+  useEffect(() => {
+    if (chosen) element.current?.scrollIntoView({ block: "nearest" });
+  }, [chosen]);
+  return html`<li>
+    <button ref=${element} type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${onChoose}>
+      <span class="name">${name}</span>
+      <span class="quiet type">${entry.expires_at ? "expires · " : ""}${entry.content_type.split(";")[0]}</span>
+    </button>
+  </li>`;
+}
+
 /**
  * @typedef {{prefix: Key, delimiter: string, consistency: string, turn: number, slot: string, selected: Key | null,
  *   onSelect: (key: Key) => void, onPrefix: (prefix: Key) => void}} LevelProperties
@@ -171,12 +185,7 @@ function Level(properties) {
       if ("prefix" in row) return html`<${Folder} key=${`p${base64url(row.prefix)}`} ...${properties} prefix=${row.prefix} parent=${prefix} />`;
       const key = keyOf(row.entry);
       const chosen = selected !== null && same(key, selected);
-      return html`<li key=${`k${base64url(key)}`}>
-        <button type="button" class="leaf" aria-current=${chosen ? "true" : undefined} onClick=${() => onSelect(key)}>
-          <span class="name">${lastPart(key, prefix)}</span>
-          <span class="quiet type">${row.entry.expires_at ? "expires · " : ""}${row.entry.content_type.split(";")[0]}</span>
-        </button>
-      </li>`;
+      return html`<${Leaf} key=${`k${base64url(key)}`} entry=${row.entry} name=${lastPart(key, prefix)} chosen=${chosen} onChoose=${() => onSelect(key)} />`;
     })}
     ${error && html`<li><${Trouble} error=${error} onRetry=${again} /></li>`}
     ${busy && html`<li class="quiet pad">Loading…</li>`}
@@ -230,7 +239,7 @@ function Crumbs({ prefix, delimiter }) {
   const label = (/** @type {string} */ part, /** @type {number} */ place) => shown(textKey(part.slice(place ? parts[place - 1].length : 0)));
   return html`<nav class="crumbs" aria-label="Prefixes">
     <a href=${link(["keys"])}>all keys</a>
-    ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: part })}>${label(part, place)}</a></span>`)}
+    ${parts.map((part, place) => html`<span key=${part}> › <a href=${link(["keys"], { prefix: keyForLink(textKey(part)) })}>${label(part, place)}</a></span>`)}
   </nav>`;
 }
 
@@ -246,7 +255,7 @@ export function KeysView({ place }) {
   const [search, setSearch] = useState(shown(prefix));
   const [turn, setTurn] = useState(0);
   const [makes, setMakes] = useState(false);
-  useEffect(() => setSearch("text" in prefix ? prefix.text : shown(prefix)), [prefixText]);
+  useEffect(() => setSearch(shown(prefix)), [prefixText]);
   const to = (/** @type {{prefix?: Key, key?: Key | null, consistency?: string, slot?: string}} */ change) => {
     const key = change.key === undefined ? selected : change.key;
     go(
@@ -263,13 +272,15 @@ export function KeysView({ place }) {
     localStorage.setItem(DELIMITER, text);
   };
   const changed = () => setTurn((before) => before + 1);
+  // What was refused meanwhile is asked for again.
+  useEffect(() => onSession((what) => what === "in" && changed()), []);
   const [isLive, setLive] = useState(false);
   const rights = useRights();
   const noWatch = rights.lacks("watch", prefix);
   const { changes, error: watchError, revisionOf } = useChanges(prefix, isLive, changed);
   const find = (/** @type {Event} */ event) => {
     event.preventDefault();
-    to({ prefix: textKey(search), key: null });
+    to({ prefix: keyTyped(search), key: null });
   };
   return html`<h1 class=${selected ? "wide-only" : ""}>Keys</h1>
     <div class="keys ${selected ? "chosen" : ""}">
@@ -302,7 +313,7 @@ export function KeysView({ place }) {
             onClose=${() => to({ key: null })} />`
         : html`<section class="card wide-only empty"><p class="quiet">Choose a key to see its value.</p></section>`}
     </div>
-    ${makes && html`<${NewKey} prefix=${"text" in prefix ? prefix.text : ""} onClose=${() => setMakes(false)}
+    ${makes && html`<${NewKey} prefix=${shown(prefix)} onClose=${() => setMakes(false)}
       onMade=${(/** @type {Key} */ key) => { to({ key }); changed(); }} />`}`;
 }
 

@@ -10,6 +10,7 @@ import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { rangeLine } from "../lib/shell.js";
 import { Command, Confirm, Dialog, note, save, Trouble } from "../lib/ui.js";
+import { textOf } from "../lib/values.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
 
@@ -154,7 +155,9 @@ function Import({ onClose, onChange }) {
     ended.current = true;
   }, []);
   const take = async () => {
-    const lines = (await /** @type {File} */ (file).text()).split("\n").filter((line) => line.trim());
+    const text = textOf(new Uint8Array(await /** @type {File} */ (file).arrayBuffer()));
+    if (text === null) throw new Error("The file is no UTF-8, as an export is. Nothing was written.");
+    const lines = text.replace(/^\ufeff/, "").split("\n").filter((line) => line.trim());
     const operations = lines.map((line, place) => {
       const found = parsed(line);
       if (found === null || typeof found !== "object") throw new Error(`Line ${place + 1} is no JSON of an export. Nothing was written.`);

@@ -144,7 +144,7 @@ function AddMember({ shard, onClose }) {
     <label>Name <input value=${name} onInput=${field(setName)} placeholder="shard-0-5" autocomplete="off" /></label>
     <label>Raft address <input value=${address} onInput=${field(setAddress)} placeholder="host:port" autocomplete="off" /></label>
     <label>Incarnation, for a node of no cluster yet (its log says it) <input value=${incarnation} onInput=${field(setIncarnation)} inputmode="numeric" autocomplete="off" /></label>
-    <${Command} text=${["dougctl members add", quoted(name || "NAME"), `--address ${quoted(address || "HOST:PORT")}`, `--shard ${shard}`].join(" ")} />
+    <${Command} text=${["dougctl members add", quoted(name || "NAME"), `--address ${quoted(address || "HOST:PORT")}`, `--shard ${shard}`, ...(incarnation ? [`--incarnation ${quoted(incarnation)}`] : [])].join(" ")} />
   <//>`;
 }
 
@@ -189,7 +189,7 @@ function MemberAction({ shard, member, what, onClose }) {
     <label>Raft address, if it is another one <input value=${address} onInput=${field(setAddress)} placeholder=${member.address ?? "host:port"} autocomplete="off" /></label>
     <label>Incarnation (its log says it) <input value=${incarnation} onInput=${field(setIncarnation)} inputmode="numeric" autocomplete="off" /></label>
     ${forced}
-    ${line(...(address ? [`--address ${quoted(address)}`] : []))}
+    ${line(...(address ? [`--address ${quoted(address)}`] : []), ...(incarnation ? [`--incarnation ${quoted(incarnation)}`] : []))}
   <//>`;
 }
 

@@ -11,8 +11,9 @@ import { html, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
 import { useWidth } from "../lib/width.js";
 
-/** @typedef {{node: string, start_id: string, sequence: number, time_us: number, monotonic_us: number, term: number, name: string, details: Record<string, any>, count: number, last_time_us: number}} Event */
-/** @typedef {{shard?: number, shards?: (number | undefined)[], events: Event[], unreachable: string[], cut: boolean}} Events */
+/** @typedef {{node: string, start_id: string, sequence: number, time_us: number, at_us: number, monotonic_us: number, term: number, name: string, details: Record<string, any>, count: number, last_time_us: number}} Event */
+/** @typedef {{shards: number[], events: Event[], unreachable: string[], cut: boolean}} Events */
+/** @typedef {{shard: number, cursor: string, whole: boolean, events: Event[], unreachable: string[], cut: boolean}} Told What is new of a shard, or everything (`whole`). */
 
 const LOOK_MS = 2000;
 const ROW = 34;
@@ -22,12 +23,14 @@ const NARROWEST = 300;
 const LETTER = 7.5;
 const TICK = 110;
 const LISTED = 200;
+/** So many events of each shard are kept, as at the facade. */
+const KEPT = 2000;
 /** So many shards are shown together. */
 const TOGETHER = 8;
 const ALL = "all";
 /** So many events are drawn at a time. */
 const DRAWN = 1000;
-const SPANS = [60, 300, 900, 3600, 21_600, 86_400];
+const SPANS = [60, 120, 300, 900, 3600, 21_600, 86_400];
 /** The longest that is shown before somebody chooses. */
 const USUAL = 900;
 /** Kinds of events, each with a sign, so that colour is never all. */
@@ -40,11 +43,21 @@ const KINDS = /** @type {Record<string, {title: string, sign: string, pattern: R
   process: { title: "Processes", sign: "●", pattern: /./ },
 });
 
-/** What is drawn over what: a leader is told by a star, which the votes that it got come to lie below. */
-const OVER = ["process", "snapshot", "member", "election", "stall", "leader"];
+/** What is drawn over what: the votes that a leader got come to lie below its star, and that the others follow it below these. */
+const LEADS = "became_leader";
+const OVER = ["process", "follows", "snapshot", "member", "election", "stall", "leader", LEADS];
 
 /** @param {Event} one @param {Event} other Which of them is drawn first. */
-const byImportance = (one, other) => OVER.indexOf(kindOf(one.name)) - OVER.indexOf(kindOf(other.name));
+function byImportance(one, other) {
+  const rank = (/** @type {Event} */ event) => OVER.indexOf(OVER.includes(event.name) ? event.name : kindOf(event.name));
+  return rank(one) - rank(other);
+}
+
+/** @param {string} name Who leads has the full star, who follows or gives up an empty one. */
+function signOf(name) {
+  const kind = kindOf(name);
+  return kind === "leader" && name !== LEADS ? "☆" : KINDS[kind].sign;
+}
 
 /** @param {string} name */
 export function kindOf(name) {
@@ -53,19 +66,54 @@ export function kindOf(name) {
 
 /** @param {number[]} shards The events of all nodes of these shards, in the order of their time. */
 function useEvents(shards) {
-  const ask = async (/** @type {AbortSignal} */ signal) => merged(await Promise.all(shards.map((shard) => read(`/v1/console/events?shard=${shard}`, signal))));
-  return usePolled(ask, LOOK_MS, [shards.join()]);
+  const log = useMemo(() => new Log(shards), [shards.join()]);
+  return usePolled((signal) => log.ask(signal), LOOK_MS, [log]);
 }
 
-/** @param {Events[]} answers @returns {Events} */
-function merged(answers) {
-  const events = answers.flatMap((answer) => answer.events);
-  return {
-    shards: answers.map((answer) => answer.shard),
-    events: answers.length > 1 ? events.sort((one, other) => one.time_us - other.time_us) : events,
-    unreachable: answers.flatMap((answer) => answer.unreachable),
-    cut: answers.some((answer) => answer.cut),
-  };
+/** @param {Event} event */
+const idOf = (event) => `${event.node} ${event.start_id} ${event.sequence}`;
+
+/** @param {Event} one @param {Event} other In the order in which they are told: events of one node stay in their order. */
+function inOrder(one, other) {
+  return one.at_us - other.at_us || one.node.localeCompare(other.node) || one.sequence - other.sequence;
+}
+
+/** The events of some shards that are known here. Each time only what is new is asked for. */
+class Log {
+  /** @param {number[]} shards */
+  constructor(shards) {
+    this.shards = shards;
+    this.cursors = shards.map(() => "");
+    /** @type {Map<string, Event>[]} */
+    this.known = shards.map(() => new Map());
+    /** @type {Event[]} */
+    this.events = [];
+  }
+
+  /** @param {AbortSignal} signal @returns {Promise<Events>} */
+  async ask(signal) {
+    const path = `/v1/console/events?shards=${this.shards.join()}&after=${this.cursors.join()}`;
+    const answer = /** @type {{shards: Told[]}} */ (await read(path, signal));
+    answer.shards.forEach((told, at) => this.take(told, at));
+    if (answer.shards.some((told) => told.whole || told.events.length)) {
+      this.events = this.known.flatMap((known) => [...known.values()]).sort(inOrder);
+    }
+    return {
+      shards: this.shards,
+      events: this.events,
+      unreachable: answer.shards.flatMap((told) => told.unreachable),
+      cut: answer.shards.some((told) => told.cut),
+    };
+  }
+
+  /** @param {Told} told @param {number} at */
+  take(told, at) {
+    this.cursors[at] = told.cursor;
+    const known = told.whole ? new Map() : this.known[at];
+    told.events.forEach((event) => known.set(idOf(event), event));
+    if (known.size <= KEPT) this.known[at] = known;
+    else this.known[at] = new Map([...known].sort(([, one], [, other]) => inOrder(one, other)).slice(-KEPT));
+  }
 }
 
 /** @param {Event} event */
@@ -99,10 +147,10 @@ function Axis({ events, nodes, from, to, chosen, onChoose, onZoom }) {
     ${[...events].sort(byImportance).map((event) => {
       const kind = kindOf(event.name);
       const y = nodes.indexOf(event.node) * ROW + ROW / 2;
-      const same = chosen !== null && chosen.node === event.node && chosen.sequence === event.sequence && chosen.start_id === event.start_id;
-      return html`<g key=${`${event.start_id}-${event.sequence}`} class="mark ${kind} ${same ? "chosen" : ""}" onClick=${() => onChoose(event)}>
+      const same = chosen !== null && idOf(chosen) === idOf(event);
+      return html`<g key=${idOf(event)} class="mark ${kind} ${same ? "chosen" : ""}" onClick=${() => onChoose(event)}>
         ${event.count > 1 && html`<line x1=${x(event.time_us)} x2=${Math.min(width, x(event.last_time_us))} y1=${y} y2=${y} />`}
-        <text x=${x(event.time_us)} y=${y + 6}>${KINDS[kind].sign}</text>
+        <text x=${x(event.time_us)} y=${y + 6}>${signOf(event.name)}</text>
         <title>${clock(event.time_us)} ${event.node} ${event.name} (term ${event.term}) ${detailsOf(event)}</title>
       </g>`;
     })}
@@ -142,7 +190,7 @@ export function TimelineView({ state, place }) {
   const nodes = state.shards.filter((each) => shards.includes(each.id)).flatMap((each) => each.nodes).map((node) => node.id).sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
   const events = useMemo(
     () => (found?.events ?? []).filter((event) => !off.includes(kindOf(event.name)) && (text === "" || `${event.node} ${event.name} ${detailsOf(event)}`.includes(text))),
-    [found, off, text],
+    [found?.events, off, text],
   );
   const seen = events.filter((event) => event.last_time_us >= from && event.time_us <= to && nodes.includes(event.node));
   const toggle = (/** @type {string} */ kind) => setOff(off.includes(kind) ? off.filter((each) => each !== kind) : [...off, kind]);
@@ -164,7 +212,7 @@ export function TimelineView({ state, place }) {
   return html`<h1>Timeline</h1>
     <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${spanText((to - from) / 1000)}`} tools=${tools}>
       <${Trouble} error=${error} />
-      ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their events are missing: ${found.unreachable.join(", ")}.</p>` : null}
+      ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their newest events are missing: ${found.unreachable.join(", ")}.</p>` : null}
       ${found?.cut && from < oldest ? html`<p class="quiet">There were more events before ${clock(oldest)}: the newest alone are told.</p>` : null}
       <div class="row filters">
         ${Object.entries(KINDS).map(([kind, { title, sign }]) => html`<label key=${kind} class="inline mark-label ${kind}"><input type="checkbox" checked=${!off.includes(kind)} onChange=${() => toggle(kind)} /> <span aria-hidden="true">${sign}</span> ${title}</label>`)}
@@ -179,9 +227,9 @@ export function TimelineView({ state, place }) {
         <table>
           <thead><tr><th scope="col">Time</th><th scope="col">Node</th><th scope="col" class="number">Term</th><th scope="col">What</th><th scope="col">Facts</th></tr></thead>
           <tbody>
-            ${seen.slice(-LISTED).reverse().map((event) => html`<tr key=${`${event.start_id}-${event.sequence}`}>
+            ${seen.slice(-LISTED).reverse().map((event) => html`<tr key=${idOf(event)}>
               <td class="mono">${clock(event.time_us)}</td><td>${event.node}</td><td class="number">${event.term}</td>
-              <td class="mark-label ${kindOf(event.name)}"><button type="button" class="plain" onClick=${() => setChosen(event)}>${KINDS[kindOf(event.name)].sign} ${event.name}${event.count > 1 ? ` × ${event.count}` : ""}</button></td>
+              <td class="mark-label ${kindOf(event.name)}"><button type="button" class="plain" onClick=${() => setChosen(event)}>${signOf(event.name)} ${event.name}${event.count > 1 ? ` × ${event.count}` : ""}</button></td>
               <td class="mono details">${detailsOf(event)}</td>
             </tr>`)}
           </tbody>

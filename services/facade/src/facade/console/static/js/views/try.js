@@ -3,11 +3,11 @@
  * @module
  */
 
-import { ask, keepSeen, ownHeaders, seenHeaders } from "../lib/api.js";
+import { ask, denied, keepSeen, ownHeaders, problemOf, read, seenHeaders } from "../lib/api.js";
 import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
-import { html, useState } from "../lib/preact.js";
+import { html, useEffect, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { curl } from "../lib/shell.js";
 import { Act, Card, Command, note, Role, Trouble, Wide } from "../lib/ui.js";
@@ -81,13 +81,15 @@ function headersOf(request) {
 /** @param {Request} request @returns {Promise<Answer>} */
 async function run(request) {
   const started = performance.now();
+  const own = ownHeaders();
   const response = await fetch(request.path, {
     method: request.method,
-    headers: { ...ownHeaders(), ...headersOf(request) },
+    headers: { ...own, ...headersOf(request) },
     body: request.body,
     cache: "no-store",
   });
   keepSeen(response);
+  if (response.status === 401) denied(await problemOf(response.clone(), own));
   const body = await response.text();
   const headers = SHOWN.flatMap((name) => {
     const value = response.headers.get(name);
@@ -158,6 +160,8 @@ function Faults({ shard }) {
   const [error, setError] = useState(/** @type {unknown} */ (null));
   const why = useRights().lacks("admin:members");
   const leader = leaderOf(shard);
+  // The facade keeps what was told once: whoever looks at the timeline afterwards sees what the killed node did before.
+  useEffect(() => void read(`/v1/console/events?shards=${shard.id}`).catch(() => {}), [shard.id]);
   const act = async (/** @type {string} */ node, /** @type {string} */ wish) => {
     setError(null);
     try {

@@ -4,7 +4,7 @@
  */
 
 import { bytes } from "../lib/format.js";
-import { ExactNumber, jsonOf } from "../lib/json.js";
+import { allNamesTwice, isJson, jsonOf, namesTwice } from "../lib/json.js";
 import { html, useEffect, useMemo, useState } from "../lib/preact.js";
 import { textOf } from "../lib/values.js";
 
@@ -13,6 +13,8 @@ import { textOf } from "../lib/values.js";
 const TEXT_MAX = 200_000;
 const HEX_STEP = 4096;
 const LISTED = 200;
+/** So many names are told that are there more than once. */
+const TWICE_LISTED = 5;
 
 /** @param {Value} value */
 export function bestShape(value) {
@@ -21,7 +23,7 @@ export function bestShape(value) {
   const text = textOf(value.data);
   // Bytes that happen to be UTF-8, and say nothing as text.
   if (text === null || /[\u0000-\u0008\u000e-\u001a\u001c-\u001f]/.test(text)) return "hex";
-  if (type.endsWith("json") && jsonOf(text) !== undefined) return "json";
+  if (type.endsWith("json") && isJson(text)) return "json";
   return "text";
 }
 
@@ -39,26 +41,34 @@ export function TextShape({ value }) {
 export function JsonShape({ value }) {
   const document = useMemo(() => jsonOf(textOf(value.data) ?? ""), [value]);
   if (document === undefined) return html`<p class="quiet">This is not JSON; text shows it.</p>`;
-  return html`<div class="value json" tabindex="0"><${JsonNode} node=${document} depth=${0} /></div>`;
+  return html`<${Twice} document=${document} /><div class="value json" tabindex="0"><${JsonNode} node=${document} depth=${0} /></div>`;
 }
 
-/** @param {{name?: string, node: unknown, depth: number}} properties What is closed is not drawn. */
-function JsonNode({ name, node, depth }) {
+/** @param {{document: Json | undefined}} properties Tells what other programs will not see of it. */
+export function Twice({ document }) {
+  const names = useMemo(() => allNamesTwice(document), [document]);
+  if (names.length === 0) return null;
+  return html`<p class="warn-text">An object has a name more than once: ${names.slice(0, TWICE_LISTED).join(", ")}. Most programs take the last of its values and lose the others.</p>`;
+}
+
+/** @typedef {import("../lib/json.js").Json} Json */
+
+/** @param {{name?: string, again?: boolean, node: Json, depth: number}} properties What is closed is not drawn. `again`: its object has the name more than once. */
+function JsonNode({ name, again, node, depth }) {
   const [open, setOpen] = useState(depth < 2);
   const [listed, setListed] = useState(LISTED);
-  const label = name === undefined ? "" : html`<span class="json-name">${name}: </span>`;
-  if (node instanceof ExactNumber) return html`<div>${label}<span class="json-number">${node.text}</span></div>`;
-  if (node === null || typeof node !== "object") {
-    return html`<div>${label}<span class="json-${node === null ? "null" : typeof node}">${JSON.stringify(node)}</span></div>`;
-  }
-  const entries = Object.entries(node);
-  const [first, last] = Array.isArray(node) ? ["[", "]"] : ["{", "}"];
+  const label = name === undefined ? "" : html`<span class="json-name">${name}: </span>${again && html`<span class="flag">more than once</span> `}`;
+  if (node.kind !== "array" && node.kind !== "object") return html`<div>${label}<span class="json-${node.kind}">${node.text}</span></div>`;
+  const isList = node.kind === "array";
+  const entries = isList ? node.items.map((each, place) => /** @type {[string, Json]} */ ([String(place), each])) : node.members;
+  const twice = isList ? new Set() : namesTwice(node);
+  const [first, last] = isList ? ["[", "]"] : ["{", "}"];
   if (entries.length === 0) return html`<div>${label}${first}${last}</div>`;
   return html`<details open=${open} onToggle=${(/** @type {any} */ event) => setOpen(event.currentTarget.open)}>
     <summary>${label}${first} <span class="quiet">${entries.length} ${last}</span></summary>
     ${open &&
     html`<div class="json-inner">
-      ${entries.slice(0, listed).map(([each, inner]) => html`<${JsonNode} key=${each} name=${each} node=${inner} depth=${depth + 1} />`)}
+      ${entries.slice(0, listed).map(([each, inner], place) => html`<${JsonNode} key=${place} name=${each} again=${twice.has(each)} node=${inner} depth=${depth + 1} />`)}
       ${entries.length > listed && html`<button type="button" class="small" onClick=${() => setListed(listed + LISTED)}>Show more</button>`}
     </div>`}
   </details>`;

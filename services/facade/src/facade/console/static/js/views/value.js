@@ -3,7 +3,7 @@
  * @module
  */
 
-import { facadeNow, Problem } from "../lib/api.js";
+import { facadeNow, onSession, Problem } from "../lib/api.js";
 import { bytes, milliseconds, until } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
@@ -62,10 +62,11 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
   }, [consistency, turn, change, rests]);
   const why = useRights().lacks("write", name);
   const again = () => setTurn((before) => before + 1);
+  useEffect(() => onSession((what) => what === "in" && again()), []);
   const missing = error instanceof Problem && error.status === 404;
   const View = (SHAPES[shape] ?? SHAPES.text).View;
   const title = html`<span class="mono key-name">${shown(name)}</span>`;
-  const tools = html`<${Copy} text=${shown(name)} label="Copy key" /><button type="button" class="small" onClick=${onClose} aria-label="Close this key">Close</button>`;
+  const tools = html`<${Copy} text=${"text" in name ? name.text : shown(name)} label="Copy key" /><button type="button" class="small" onClick=${onClose} aria-label="Close this key">Close</button>`;
   return html`<${Card} title=${title} tools=${tools} class="one">
     <div class="row">
       <label class="inline">Read
