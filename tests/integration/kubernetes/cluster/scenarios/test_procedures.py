@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import pytest
 from integration.kubernetes.cluster.driver import wait_for
@@ -64,6 +65,11 @@ def found(release: Release) -> dict[str, str]:
     return {key: release.get(key) for key in VALUES}
 
 
+def asks(release: Release, node: str) -> bool:
+    """Whether a node with empty volumes runs and says what to do."""
+    return "replace" in release.kubectl("logs", node, check=False)
+
+
 def test_a_backup_is_restored_into_an_empty_namespace(release: Release) -> None:
     assert {release.put(key, value) for key, value in VALUES.items()} == {200}
     _, begin = block(
@@ -106,6 +112,7 @@ def test_one_survivor_goes_on_and_gets_its_members_back(release: Release) -> Non
     release.kubectl("scale", "statefulset", "dougdb-s0", "--replicas=3")
     wait_for(lambda: release.leader() == SURVIVOR, HELM_S, "the survivor to lead")
     for node in LOST:
+        wait_for(partial(asks, release, node), HELM_S, f"{node} to say what to do")
         release.ctl("members", "replace", node, "--shard", "0")
     release.settled()
     assert found(release) == VALUES
