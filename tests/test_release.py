@@ -121,3 +121,21 @@ def test_the_charts_package_has_the_version(tmp_path: Path, capsys: pytest.Captu
     name = f"dougdb-{version.one_version()}.tgz"
     assert (tmp_path / name).exists()
     assert capsys.readouterr().out.endswith(f"  {name}\n")
+
+
+def test_a_folder_loses_nothing_but_an_earlier_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--out .` must not cost the repository."""
+    own = tmp_path / "own"
+    (own / ".git").mkdir(parents=True)
+    for name in ("work.py", "dougdb-0.2.0-py3-none-any.whl"):
+        (own / name).write_text("mine")
+    assert release.main(["--out", str(own), "--without-images"]) == 1
+    assert "holds .git, work.py, which no release made" in capsys.readouterr().err
+    assert {path.name for path in own.iterdir()} == {".git", "work.py", "dougdb-0.2.0-py3-none-any.whl"}
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    for name in ("dougdb-0.1.0-py3-none-any.whl", "dougdb-0.1.0.tgz", "facade-0.1.0.image.tar", "SHA256SUMS"):
+        (earlier / name).write_text("old")
+    release.empty(earlier)
+    assert not list(earlier.iterdir())
+    release.empty(tmp_path / "new" / "folder")

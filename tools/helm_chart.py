@@ -4,6 +4,8 @@ Usage: python -m tools.helm_chart [--check]
 
 - deploy/helm/dougdb/README.md: the table of values, from the comments in values.yaml, and the sets of values that are
   tested, from tools/helm_matrix.py;
+- deploy/helm/dougdb/files/defaults.yaml: values.yaml without its comments, which templates can read and Helm does not
+  replace by the values of an earlier release;
 - deploy/k8s/dougdb.yaml: the chart with its default values, for those who do not use Helm. It needs helm.
 """
 
@@ -108,6 +110,12 @@ def readme() -> str:
     return between(text, "sets", f"| Set | Options |\n|---|---|\n{describe_sets()}")
 
 
+def defaults() -> str:
+    """The values without their comments."""
+    lines = [line for line in (CHART / "values.yaml").read_text().splitlines() if line.strip()[:1] not in ("", "#")]
+    return "\n".join(("# Generated from values.yaml by `make chart`; do not edit.", *lines, ""))
+
+
 def plain() -> str:
     """The chart with its default values as plain manifests.
 
@@ -126,7 +134,7 @@ def plain() -> str:
 
 def expected(with_helm: bool) -> dict[Path, str]:
     """Every generated file with its text."""
-    files = {CHART / "README.md": readme()}
+    files = {CHART / "README.md": readme(), CHART / "files" / "defaults.yaml": defaults()}
     if with_helm:
         files[PLAIN] = plain()
     return files

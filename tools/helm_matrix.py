@@ -47,6 +47,11 @@ MATRIX: dict[str, tuple[str, ...]] = {
     ),
     "backups": ("--set", "backup.enabled=true,backup.timeZone=Etc/UTC,backup.claim.storageClass=cheap"),
     "backups into a claim of one's own": ("--set", "backup.enabled=true,backup.claim.existing=mine"),
+    "IPv6": ("--set", "raft.listen=[::]"),
+    "names outside": (
+        "--set",
+        "tls.mode=certManager,tls.certManager.issuerRef.name=ca,tls.extraNames[0]=kv.example.org",
+    ),
     "other names": ("--set", "fullnameOverride=kv,clusterDomain=example.internal"),
     "policies": (
         "--set-json",

@@ -27,6 +27,11 @@ UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
 CHART = Path("deploy/helm/dougdb")
 PACKAGES = ("dougdb", "dougdb-protos", "facade", "raft-node")
 IMAGES = ("raft-node", "facade")
+MADE = (
+    *("*.whl", "*.tgz", "*.image.tar", "sbom.cdx.json", "RELEASE-NOTES.md", "SHA256SUMS"),
+    ".gitignore",  # uv's.
+)
+"""The names of what a release makes; nothing else is ever removed."""
 
 
 class ReleaseError(Exception):
@@ -51,6 +56,21 @@ def checksums(folder: Path) -> str:
     """The lines of SHA256SUMS, which `sha256sum --check` reads."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "SHA256SUMS")
     return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+
+
+def empty(folder: Path) -> None:
+    """Removes what an earlier release made; makes the folder if there is none.
+
+    Raises:
+        ReleaseError: Something else is there; nothing is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sorted(folder.iterdir())
+    others = [path.name for path in found if not path.is_file() or not any(path.match(name) for name in MADE)]
+    if others:
+        raise ReleaseError(f"{folder} holds {', '.join(others[:3])}, which no release made; take another folder")
+    for path in found:
+        path.unlink()
 
 
 def call(*words: str, cwd: Path = ROOT) -> str:
@@ -144,8 +164,7 @@ def release(out: Path, with_images: bool) -> str:
     """
     version = one_version()
     text = notes((ROOT / "CHANGELOG.md").read_text(), version)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    empty(out)
     build_wheels(out)
     check_client(out, version)
     package_chart(out)
@@ -162,13 +181,16 @@ def release(out: Path, with_images: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Makes a release; publishes nothing.")
-    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder, which is emptied first (dist)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "dist", help="the folder; an earlier release in it is removed (dist)"
+    )
     parser.add_argument("--without-images", action="store_true", help="build no images")
     parser.add_argument("--chart-only", action="store_true", help="the chart's package alone, with its checksum")
     options = parser.parse_args(arguments)
     out: Path = options.out.absolute()
     try:
         if options.chart_only:
+            one_version()
             out.mkdir(parents=True, exist_ok=True)
             package_chart(out)
             (out / "SHA256SUMS").write_text(checksums(out))

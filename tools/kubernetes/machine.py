@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -79,14 +80,35 @@ def unfit(layout: Layout) -> str:
         return f"{GROUPS} has neither cgroup v2 nor the controllers {', '.join(CONTROLLERS_V1)} of v1"
     if unified() and not set(CONTROLLERS_V2) <= set((GROUPS / "cgroup.controllers").read_text().split()):
         return f"{GROUPS} lacks some of the controllers {', '.join(CONTROLLERS_V2)}"
-    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+    if not has_overlay():
         return "the kernel has no overlay file system"
+    if other := _other(layout):
+        return f"a cluster of version {other} runs here (KUBERNETES_VERSION={other} make kube-down)"
     probe = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
     if probe.returncode:
         return f"no namespaces can be made here: {probe.stderr.strip()}"
     if build.missing(layout) and build.find_go() is None:
         return f"Kubernetes is not built in {layout.bin}, and there is no Go to build it with"
     return ""
+
+
+def has_overlay(listed: Path = Path("/proc/filesystems"), load: Sequence[str] = ("modprobe", "overlay")) -> bool:
+    """Whether containerd can stack layers. A kernel lists a file system that is a module only once it was used."""
+
+    def is_listed() -> bool:
+        return "\toverlay\n" in listed.read_text()
+
+    if not is_listed():
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(load, capture_output=True, check=False)
+    return is_listed()
+
+
+def _other(layout: Layout) -> str:
+    """Another version whose cluster runs; empty if none. They would share the cgroup and the kubelet's settings."""
+    notes = sorted(layout.root.parent.glob("*/holder.json"))
+    others = [dataclasses.replace(layout, root=note.parent) for note in notes if note.parent != layout.root]
+    return next((other.root.name for other in others if holder(other)), "")
 
 
 UNSHARE = (
@@ -217,7 +239,12 @@ def up(layout: Layout) -> None:
     files.write_all(layout)
     settings = {name: Path("/proc/sys", name).read_text() for name in SYSCTLS if Path("/proc/sys", name).exists()}
     (layout.root / "sysctls.json").write_text(json.dumps(settings))
-    make_group()
+    try:
+        make_group()
+    except OSError as error:
+        # A container may show a tree that it must not change.
+        down(layout)
+        raise Unfit(f"no cgroup for the pods can be made here: {error}") from error
     with (layout.logs / "holder.log").open("ab") as log:
         outer = subprocess.Popen(
             [*UNSHARE, sys.executable, "-m", "tools.kubernetes.inside", "hold"],

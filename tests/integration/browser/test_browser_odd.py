@@ -13,8 +13,28 @@ from integration.browser.conftest import Served, Tab, put, sign_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
-NAMES = ("odd/a\u200bb", "odd/a\u061cb", "odd/a\u00a0b", "odd/a\\u200bb", "odd/line\nend", "odd/\U000e0041", "odd/ab")
-SHOWN = (r"a\u200bb", r"a\u061cb", r"a\u00a0b", r"a\u005cu200bb", r"line\u000aend", r"\u{e0041}", "ab")
+NAMES = (
+    "odd/a\u200bb",
+    "odd/a\u061cb",
+    "odd/a\u00a0b",
+    "odd/a\\u200bb",
+    "odd/line\nend",
+    "odd/\U000e0041",
+    "odd/ab",
+    "odd/\u00e9",
+    "odd/e\u0301",
+)
+SHOWN = (
+    r"a\u200bb",
+    r"a\u061cb",
+    r"a\u00a0b",
+    r"a\u005cu200bb",
+    r"line\u000aend",
+    r"\u{e0041}",
+    "ab",
+    "\u00e9",
+    r"e\u0301",
+)
 MODULE = "(name) => document.querySelector('script[type=module]').src.replace(/app\\.js$/, name)"
 BYTES = base64.urlsafe_b64encode(b"\xff\xfeodd").decode().rstrip("=")
 
@@ -29,7 +49,7 @@ def test_no_two_keys_look_the_same_and_each_is_found_as_it_is_shown(tab: Callabl
         put(cluster, name, name.encode())
     opened = tab(permissions=["clipboard-read", "clipboard-write"])
     page = opened.show("#/keys?prefix=odd%2F")
-    page.wait_for_selector(".leaf .name >> nth=6")
+    page.wait_for_selector(".leaf .name >> nth=8")
     assert sorted(page.locator(".leaf .name").all_inner_texts()) == sorted(SHOWN)
     for text in SHOWN:
         page.fill("form input[type=search]", f"odd/{text}")
@@ -344,3 +364,21 @@ def test_a_file_that_is_no_utf_8_is_not_imported_as_something_else(tab: Callable
             page.click("dialog button:text-is('Cancel')")
     assert cluster.request("GET", "/v1/kv/import/a").body == "\u00e9".encode()
     opened.check()
+
+
+def test_whoever_signs_in_again_in_one_tab_is_asked_in_no_other(open_tab: Callable[..., Tab], guarded: Served) -> None:
+    opened = open_tab(guarded)
+    first = sign_in(opened, guarded.tokens["writer"], "#/keys")
+    second = opened.context.new_page()
+    second.goto(f"{guarded.url}/ui/#/keys")
+    second.wait_for_selector("button:text-is('Sign out')")
+    opened.context.clear_cookies()
+    second.click("button:text-is('Refresh')")
+    for page in (first, second):
+        page.wait_for_selector("button:text-is('Sign out')", state="detached")
+    first.wait_for_selector("dialog input[type=password]")
+    second.fill("dialog input[type=password]", guarded.tokens["writer"])
+    second.click("dialog button:text-is('Sign in')")
+    for page in (first, second):
+        page.wait_for_selector("button:text-is('Sign out')")
+        page.wait_for_selector("dialog", state="detached")

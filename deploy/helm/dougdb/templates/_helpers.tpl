@@ -91,6 +91,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
+{{/* A map with further keys, each of which is there once. Takes a list: the chart's own as YAML, further ones, which win. */}}
+{{- define "dougdb.merged" -}}
+{{- $merged := index . 0 | fromYaml -}}
+{{- range $name, $value := index . 1 }}{{ $_ := set $merged $name $value }}{{ end -}}
+{{- toYaml $merged -}}
+{{- end -}}
+
 {{/* The environment of a container: a name is there once, and the last one counts. Takes a list: the chart's own as YAML, further ones. */}}
 {{- define "dougdb.environment" -}}
 {{- $byName := dict -}}
@@ -122,7 +129,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{/* The names under which clients come from outside. */}}
 {{- define "dougdb.publicHosts" -}}
 {{- $facade := .Values.facade -}}
-{{- concat (ternary $facade.ingress.hosts list $facade.ingress.enabled) (ternary $facade.httpRoute.hostnames list $facade.httpRoute.enabled) | uniq | toJson -}}
+{{- concat (ternary $facade.ingress.hosts list $facade.ingress.enabled) (ternary $facade.httpRoute.hostnames list $facade.httpRoute.enabled) .Values.tls.extraNames | uniq | toJson -}}
 {{- end -}}
 
 {{/* Takes a list: the root, the image. */}}
@@ -150,16 +157,23 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* Spread over machines and zones. Takes a list: the root, the labels that select the pods, as YAML. */}}
+{{/*
+Spread over machines and zones. Takes a list: the root, the labels that select the pods, as YAML, and how many machines
+there must be before one may get a second pod; 0: none, if only each has as many.
+*/}}
 {{- define "dougdb.spread" -}}
 {{- $hard := (index . 0).Values.spread.hard -}}
 {{- $labels := index . 1 -}}
+{{- $machines := index . 2 -}}
 {{- range $index, $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
 {{- if $index }}
 {{ end -}}
 - maxSkew: 1
   topologyKey: {{ $key }}
   whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" $hard }}
+  {{- if and $hard $machines (not $index) }}
+  minDomains: {{ $machines }}
+  {{- end }}
   labelSelector:
     matchLabels:
       {{- $labels | nindent 6 }}
@@ -349,6 +363,9 @@ DOUGDB_TRACING_ENDPOINT: {{ .Values.tracing.endpoint | quote }}
 {{- $root := . -}}
 - localhost
 {{ include "dougdb.facadeHosts" . }}
+{{- range .Values.tls.extraNames }}
+- {{ . | quote }}
+{{- end }}
 {{- range $n := until (int .Values.shards) }}
 - "*.{{ include "dougdb.shardName" (list $root $n) }}-peers.{{ $root.Release.Namespace }}.svc"
 - "*.{{ include "dougdb.peersDomain" (list $root $n) }}"

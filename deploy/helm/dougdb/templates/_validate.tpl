@@ -5,6 +5,9 @@
 {{- if gt (len (include "dougdb.fullname" .)) 44 -}}
 {{- fail (printf "the name %q is longer than 44 characters: set fullnameOverride" (include "dougdb.fullname" .)) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "dougdb.fullname" .)) -}}
+{{- fail (printf "the name %q is none of a Service: those have small letters, digits and hyphens, and begin with a letter. Set fullnameOverride" (include "dougdb.fullname" .)) -}}
+{{- end -}}
 {{- if ge (mul 2 (int64 $v.raft.heartbeatMs)) (add1 (int64 $v.raft.electionTimeoutMs)) -}}
 {{- fail "raft.electionTimeoutMs must be at least twice raft.heartbeatMs" -}}
 {{- end -}}
@@ -31,6 +34,16 @@
 {{- range $name := keys $v.facade.settings -}}
 {{- if hasKey (fromYaml (include "dougdb.facadeSettings" $root)) $name -}}
 {{- fail (printf "facade.settings.%s: the chart sets it from a value of its own" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys $v.raft.podLabels -}}
+{{- if or (eq $name "dougdb.io/shard") (hasKey (fromYaml (include "dougdb.selectorLabels" (list $root "raft-node"))) $name) -}}
+{{- fail (printf "raft.podLabels.%s: the chart selects pods by it" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys $v.facade.podLabels -}}
+{{- if hasKey (fromYaml (include "dougdb.selectorLabels" (list $root "facade"))) $name -}}
+{{- fail (printf "facade.podLabels.%s: the chart selects pods by it" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- include "dougdb.validateRoutes" . -}}
@@ -108,12 +121,14 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- $shards := int $v.shards -}}
 {{- $replicas := int $v.raft.replicas -}}
 {{- $found := dict -}}
+{{- $members := 0 -}}
 {{- range $name, $claim := $claims -}}
 {{- $place := trimPrefix $prefix $name -}}
 {{- if and (hasPrefix $prefix $name) (regexMatch "^[0-9]+-[0-9]+$" $place) -}}
 {{- $shard := int (index (splitList "-" $place) 0) -}}
 {{- $ordinal := int (index (splitList "-" $place) 1) -}}
 {{- $_ := set $found (toString $shard) true -}}
+{{- $members = max $members (add1 $ordinal) -}}
 {{- if ge $shard $shards -}}
 {{- fail (printf "shards: %d, but the claim %s holds data of shard %d. The number of shards cannot change while the data is there: set shards to what it was, or delete the claims of all shards (kubectl delete pvc -n %s -l app.kubernetes.io/instance=%s)" $shards $name $shard $root.Release.Namespace $root.Release.Name) -}}
 {{- end -}}
@@ -122,7 +137,8 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $log := hasKey $claims (printf "wal-%s" (trimPrefix "data-" (printf "%s0-0" $prefix))) -}}
+{{- /* Any node's will do: claims of single nodes may be gone with their disks. */}}
+{{- $log := regexMatch (printf "(^| )wal-%s[0-9]+-[0-9]+( |$)" (trimPrefix "data-" $prefix)) (keys $claims | join " ") -}}
 {{- if and $found $log (not $v.persistence.wal.enabled) -}}
 {{- fail (printf "persistence.wal.enabled cannot change while the data is there: the logs of these nodes lie in claims of their own, such as wal-%s0-0. Nothing is lost: set it back to true" (trimPrefix "data-" $prefix)) -}}
 {{- end -}}
@@ -132,8 +148,15 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- if and $found (not (hasKey $found (toString (sub $shards 1)))) -}}
 {{- fail (printf "shards: %d, but there are claims of %d shards only. The number of shards cannot change while the data is there" $shards (len $found)) -}}
 {{- end -}}
-{{- if and $found (not (hasKey $claims (printf "%s0-%d" $prefix (sub $replicas 1)))) -}}
-{{- fail (printf "raft.replicas: %d, but the shards have fewer members. The members of a shard cannot change through the chart: set raft.replicas to what it was" $replicas) -}}
+{{- if and $found (lt (int $members) $replicas) -}}
+{{- fail (printf "raft.replicas: %d, but the shards have fewer members: there is no claim %s0-%d. The members of a shard cannot change through the chart: set raft.replicas to what it was. If that claim went with its disk, make it again first, empty" $replicas $prefix (sub $replicas 1)) -}}
+{{- end -}}
+{{- $settings := dig "data" dict (lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-raft" (include "dougdb.fullname" .))) -}}
+{{- $encrypted := dict "disabled" false "mutual" true -}}
+{{- $runs := dig "spec" "replicas" 0 (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "dougdb.shardName" (list . 0))) -}}
+{{- $was := get $encrypted (dig "DOUGDB_TLS_MODE" "" $settings) -}}
+{{- if and (kindIs "bool" $was) (ne $was (ne $v.tls.mode "disabled")) (gt (int $runs) 0) -}}
+{{- fail (printf "tls.mode: %s, but the nodes that run speak %s, and with some of each a shard has no majority. Stop all of it first (kubectl -n %s scale statefulset,deployment -l app.kubernetes.io/instance=%s --replicas=0), then upgrade, with Helm 4 with --force-conflicts" $v.tls.mode (ternary "TLS" "plaintext" $was) .Release.Namespace .Release.Name) -}}
 {{- end -}}
 {{- range $n := until $shards -}}
 {{- $set := lookup "apps/v1" "StatefulSet" $root.Release.Namespace (include "dougdb.shardName" (list $root $n)) -}}
@@ -141,7 +164,7 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- $wanted := dict "data" $v.persistence.data.size "wal" $v.persistence.wal.size -}}
 {{- $has := $template.spec.resources.requests.storage -}}
 {{- $wants := get $wanted $template.metadata.name -}}
-{{- if ne (toString $has) (toString $wants) -}}
+{{- if ne (include "dougdb.bytes" $has) (include "dougdb.bytes" $wants) -}}
 {{- fail (printf "persistence.%s.size: %s, but the StatefulSet %s was made with %s, and Kubernetes does not let a StatefulSet change that. Grow the claims themselves, delete the StatefulSet with --cascade=orphan, then upgrade" $template.metadata.name $wants $set.metadata.name $has) -}}
 {{- end -}}
 {{- $class := dig "spec" "storageClassName" "" $template -}}
@@ -154,4 +177,15 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- fail "persistence.wal.enabled cannot change while the data is there: the log lies where it was made" -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The bytes of a quantity such as 10Gi: Kubernetes gives 1024Mi back as 1Gi. */}}
+{{- define "dougdb.bytes" -}}
+{{- $bytes := float64 (regexFind "^[0-9.]+" (toString .)) -}}
+{{- $unit := regexFind "[A-Za-z]*$" (toString .) -}}
+{{- $base := ternary 1024 1000 (hasSuffix "i" $unit) -}}
+{{- if $unit -}}
+{{- range until (add1 (index (dict "k" 0 "K" 0 "M" 1 "G" 2 "T" 3 "P" 4 "E" 5) (trunc 1 $unit)) | int) }}{{ $bytes = mulf $bytes $base }}{{ end -}}
+{{- end -}}
+{{- printf "%.0f" $bytes -}}
 {{- end -}}

@@ -122,6 +122,15 @@ def test_the_zone_of_a_pod_is_told_to_its_service(tools: None, monkeypatch: pyte
         assert ("DOUGDB_ZONE" in node) is (values != "zoneLabel=")
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_nodes_listen_where_their_pods_have_addresses(host: str, tools: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render("--set", f"raft.listen={host}")
+    node = environment_of(objects, workload(objects, "StatefulSet", "dougdb-s0"), "dougdb-s0-0")
+    settings = settings_of(NodeSettings, node, monkeypatch)
+    assert {address.rpartition(":")[0] for address in (settings.client_listen, settings.peer_listen)} == {host}
+    assert settings.admin_listen == f"{host}:21002"
+
+
 def test_plaintext_is_chosen_and_not_left_open(default: list[Object]) -> None:
     """Without the choice a node that listens beyond loopback does not start."""
     for one in of_kind(default, "ConfigMap"):

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.rendering import Object, of_kind, refusal, render
+from tools.rendering import Object, named, of_kind, refusal, render
 
 KINDS = {
     "v1": ("PersistentVolumeClaim", "Secret", "ConfigMap", "Service", "ServiceAccount", "Pod"),
     "apps/v1": ("StatefulSet", "Deployment"),
+    "autoscaling/v2": ("HorizontalPodAutoscaler",),
     "networking.k8s.io/v1": ("NetworkPolicy",),
     "policy/v1": ("PodDisruptionBudget",),
     "rbac.authorization.k8s.io/v1": ("Role", "RoleBinding"),
@@ -196,6 +197,66 @@ def test_logs_are_looked_for_where_they_were_written_also_over_kept_claims(was: 
     assert "persistence.wal.enabled cannot change" in told
     assert f"Nothing is lost: set it back to {str(was).lower()}" in told
     assert "wipe" not in told.lower()
+
+
+@pytest.mark.parametrize(("asked", "told"), [("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("1000G", "1T")])
+def test_a_size_is_the_same_in_another_unit(asked: str, told: str, cluster: Cluster) -> None:
+    """The API server gives sizes back in the largest unit that fits."""
+    sizes = ("--set", f"persistence.wal.size={asked},persistence.data.size={asked}")
+    objects = render(*sizes)
+    for one in of_kind(objects, "StatefulSet"):
+        for claim in one["spec"]["volumeClaimTemplates"]:
+            claim["spec"]["resources"]["requests"]["storage"] = told
+    cluster.install(objects)
+    assert not refusal(*LIVE, *sizes, environment=cluster.environment)
+    assert "was made with" in refusal(
+        *LIVE, "--set", f"persistence.data.size={asked}", "--set", "persistence.wal.size=3Gi",
+        environment=cluster.environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("gone", [("s0-0",), ("s0-4",), ("s0-0", "s0-1", "s0-2", "s0-4")])
+def test_nodes_whose_claims_went_with_their_disks_change_no_shape(
+    gone: tuple[str, ...], kept: bool, cluster: Cluster, default: list[Object]
+) -> None:
+    """Least of all may the advice be to look for the logs elsewhere: nodes would take themselves for wiped."""
+    cluster.install(default)
+    if kept:
+        cluster.uninstall()
+    for node in gone:
+        for claim in ("wal", "data"):
+            del cluster.objects[f"/api/v1/namespaces/dougdb/persistentvolumeclaims/{claim}-dougdb-{node}"]
+    assert not refusal(*LIVE, environment=cluster.environment)
+
+
+@pytest.mark.parametrize(("was", "becomes"), [("disabled", "selfSigned"), ("selfSigned", "disabled")])
+def test_tls_begins_and_ends_with_all_nodes_stopped(was: str, becomes: str, cluster: Cluster) -> None:
+    """Restarted one after the other, a shard would have nodes that cannot speak with each other, and stay so."""
+    objects = render("--set", f"tls.mode={was}")
+    cluster.install(objects)
+    cluster.store("/api/v1/namespaces/dougdb/configmaps/dougdb-raft", named(objects, "ConfigMap", "dougdb-raft"))
+    assert not refusal(*LIVE, "--set", f"tls.mode={was}", environment=cluster.environment)
+    told = refusal(*LIVE, "--set", f"tls.mode={becomes}", environment=cluster.environment)
+    assert f"tls.mode: {becomes}, but the nodes that run speak" in told
+    assert "scale statefulset,deployment -l app.kubernetes.io/instance=dougdb --replicas=0" in told
+    for path, one in cluster.objects.items():
+        if "/statefulsets/" in path:
+            cluster.objects[path] = {**one, "spec": {**one["spec"], "replicas": 0}}
+    assert not refusal(*LIVE, "--set", f"tls.mode={becomes}", environment=cluster.environment)
+
+
+@pytest.mark.parametrize(("there", "given"), [(8, 8), (1, 1), (0, 2)])
+def test_facades_stay_as_many_as_they_are_when_the_autoscaler_takes_over(
+    there: int, given: int, cluster: Cluster, default: list[Object]
+) -> None:
+    """A number that helm no longer gives becomes one: seven of eight facades would end under load."""
+    facade = named(default, "Deployment", "dougdb-facade")
+    facade = {**facade, "spec": {**facade["spec"], "replicas": there}}
+    cluster.store("/apis/apps/v1/namespaces/dougdb/deployments/dougdb-facade", facade)
+    scaled = ("--set", "facade.autoscaling.enabled=true")
+    objects = render(*LIVE, *scaled, environment=cluster.environment)
+    assert named(objects, "Deployment", "dougdb-facade")["spec"]["replicas"] == given
 
 
 def test_claims_of_others_have_no_say(cluster: Cluster) -> None:

@@ -67,7 +67,7 @@ def found(release: Release) -> dict[str, str]:
 
 def asks(release: Release, node: str) -> bool:
     """Whether a node with empty volumes runs and says what to do."""
-    return "replace" in release.kubectl("logs", node, check=False)
+    return "dougctl members" in release.kubectl("logs", node, check=False)
 
 
 def test_a_backup_is_restored_into_an_empty_namespace(release: Release) -> None:

@@ -130,7 +130,9 @@ function App() {
       }
       setLive(next);
     });
-    const endSession = onSession(() => {
+    const endSession = onSession((what) => {
+      // Whoever signs in in one tab has signed in in all.
+      if (what === "in") setAsksToken(false);
       before = null;
       restart();
     });

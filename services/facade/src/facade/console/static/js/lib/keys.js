@@ -69,6 +69,9 @@ export function pathOf(key) {
 
 /** Whatever is not seen as what it is: controls, marks of direction, fillers, other spaces; and what would be an escape. */
 const HIDDEN = /\\(?=u(?:[0-9a-fA-F]{4}|\{[0-9a-fA-F]{1,6}\}))|[\p{C}\p{Zl}\p{Zp}\p{DI}]|(?! )\p{Zs}/gu;
+/** What may be another way to write a letter: marks and parts that are put together; and letters that stand for another one. */
+const PARTS = /[\p{M}\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]|[^\0-\x7f]/gu;
+const PART = /[\p{M}\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff]/u;
 const ESCAPE = /\\u(?:([0-9a-fA-F]{4})|\{([0-9a-fA-F]{1,6})\})/g;
 
 /** @param {string} letter */
@@ -77,10 +80,12 @@ function escaped(letter) {
   return point.length > 4 ? `\\u{${point}}` : `\\u${point.padStart(4, "0")}`;
 }
 
-/** @param {Key} key As people read it: no two keys look the same. `keyTyped` makes the key of it again. */
+/** @param {Key} key As people read it: no two keys are shown by the same letters. `keyTyped` makes the key of it again. */
 export function shown(key) {
   if ("b64" in key || key.text.startsWith(BYTES)) return keyForLink(key);
-  return key.text.replace(HIDDEN, escaped);
+  const text = key.text.replace(HIDDEN, escaped);
+  if (text === text.normalize()) return text;
+  return text.replace(PARTS, (letter) => (PART.test(letter) || letter !== letter.normalize() ? escaped(letter) : letter));
 }
 
 /** @param {string} typed A key as `shown` shows it: text, with `\u200b` and the like for what is not seen, or `b64:` and base64url. */

@@ -48,7 +48,7 @@ export function healthOf(shard) {
   const votes = voters.filter((node) => !isAway(node)).length;
   const quorum = Math.floor(voters.length / 2) + 1;
   if (!leaderOf(shard) && votes < quorum) {
-    return { kind: "bad", text: "no quorum", alert: "DougDBNoLeader", meaning: `${votes} of ${voters.length} nodes with a vote answer, and ${quorum} are needed: no write is taken, and only eventual reads are answered. No answer: ${namesOf(away)}.` };
+    return { kind: "bad", text: "no quorum", alert: "DougDBNoLeader", meaning: `${votes} of ${voters.length} nodes${voters.length < shard.nodes.length ? " with a vote" : ""} answer, and ${quorum} are needed: no write is taken, and only eventual reads are answered. No answer: ${namesOf(away)}.` };
   }
   if (!leaderOf(shard)) return { kind: "bad", text: "no leader", alert: "DougDBNoLeader", meaning: "Until one is elected no write is taken, and only eventual reads are answered." };
   const full = shard.nodes.filter((node) => node.disk_low);
