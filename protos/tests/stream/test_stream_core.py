@@ -403,6 +403,21 @@ def test_compressed_messages_and_torn_ones_are_refused() -> None:
         assert isinstance(ended, CallEnded) and ended.status == status
 
 
+def test_messages_that_do_not_become_complete_take_little_memory() -> None:
+    hand = Hand(message_bytes_max=1000, unfinished_bytes_max=2000, window_bytes=10_000, streams_max=8)
+    begun = b"\0" + (1000).to_bytes(4, "big") + bytes(895)  # 900 bytes of a message that is to have 1,000.
+    for stream_id in (1, 3):
+        hand.head(stream_id)
+        assert not hand.give(DATA, 0, stream_id, begun)
+    hand.head(5)
+    (ended,) = hand.give(DATA, 0, 5, begun)
+    assert isinstance(ended, CallEnded) and ended.status == StatusCode.RESOURCE_EXHAUSTED
+    (taken,) = hand.give(DATA, 0, 1, bytes(105))
+    assert isinstance(taken, MessageReceived), "the others go on"
+    hand.head(7)
+    assert not hand.give(DATA, 0, 7, begun), "and there is room again"
+
+
 @pytest.mark.parametrize(
     ("fields", "flags", "status"),
     [

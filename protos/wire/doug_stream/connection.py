@@ -56,7 +56,7 @@ from doug_stream.greeting import first_frames
 from doug_stream.headers import Metadata
 from doug_stream.limits import Bucket, Limits
 from doug_stream.sender import Sender
-from doug_stream.streams import Stream
+from doug_stream.streams import Stream, check_unfinished
 
 _CONNECTION_WINDOW = 64 << 20
 """The windows of the streams are what bounds; one stream must not hold up the others by this one."""
@@ -228,9 +228,7 @@ class Connection:
                     self._fault(fault)
         except ProtocolError as error:
             self._terminate(error)
-        events = self._events
-        if events:
-            self._events = []
+        events, self._events = self._events, []
         return events
 
     def _terminate(self, error: ProtocolError) -> None:
@@ -319,6 +317,7 @@ class Connection:
         stream.count(len(content), last=False)
         try:
             messages = stream.assembler.feed(content)
+            check_unfinished(stream, self._streams.values(), self._limits.unfinished_bytes_max)
         except CallError as error:
             self._refuse(stream, error)
             return

@@ -20,6 +20,7 @@ class Limits:
         window_bytes: How much of one stream may wait here unread, beside one message that is not complete.
         frame_bytes_max: The largest frame that is taken.
         message_bytes_max: The longest message that is taken.
+        unfinished_bytes_max: How many bytes of messages that are not complete may wait here, of all streams together.
         streams_max: How many calls of the peer run at a time.
         header_bytes_max: The longest header block, both packed and unpacked.
         header_frames_max: In how many frames it may come.
@@ -32,6 +33,7 @@ class Limits:
     window_bytes: int = 4 << 20
     frame_bytes_max: int = 128 << 10
     message_bytes_max: int = 8 << 20
+    unfinished_bytes_max: int = 16 << 20
     streams_max: int = 64
     header_bytes_max: int = 16 << 10
     header_frames_max: int = 16

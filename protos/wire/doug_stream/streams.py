@@ -13,9 +13,10 @@ Source: RFC 9113, sections 5.1, 5.2, 6.9 and 8.1.1.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
-from doug_stream.codes import ErrorCode
-from doug_stream.errors import StreamFault
+from doug_stream.codes import ErrorCode, StatusCode
+from doug_stream.errors import CallError, StreamFault
 from doug_stream.headers import Fields
 from doug_stream.messages import Assembler
 
@@ -123,3 +124,22 @@ class Stream:
             return self.pending.popleft()
         self.pending[0] = first[size:]
         return first[:size]
+
+
+def check_unfinished(stream: Stream, streams: Collection[Stream], limit: int) -> None:
+    """Refuses a message of which a part has come, if the connection has too many of those.
+
+    Parts that are small enough are not added up; with them it may be twice as much.
+
+    Args:
+        stream: The stream of the message.
+        streams: All streams of the connection.
+        limit: How many bytes of messages that are not complete may wait.
+
+    Raises:
+        CallError: They are more.
+    """
+    if stream.assembler.waiting_bytes * len(streams) <= limit:
+        return
+    if sum(each.assembler.waiting_bytes for each in streams) > limit:
+        raise CallError(StatusCode.RESOURCE_EXHAUSTED, f"more than {limit} bytes of messages that are not complete")

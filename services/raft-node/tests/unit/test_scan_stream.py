@@ -27,6 +27,7 @@ from raft_node.kv.ownership import Ownership
 from raft_node.kv.scan import Scan, ScanOptions
 from raft_node.kv.visibility import Visibility
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc import listener as listener_module
 from raft_node.rpc.channels import SERVER_OPTIONS
 from raft_node.rpc.doug import scan_stream
 from raft_node.rpc.doug.replica import LeaderHint
@@ -348,6 +349,17 @@ async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -
     code, metadata = await rig.refusal()
     assert (code, metadata["doug-code"]) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
     assert len(rig.failures) == 1
+
+
+@pytest.mark.parametrize("make", ["own to own"], indirect=True)
+async def test_a_scan_whose_request_does_not_come_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "READ_S", 0.001)
+    rig = await make()
+    silent = rig.doug.Scan(pb.ScanRequest())
+    silent._request = None
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await silent.read()
+    assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize("make", ["own to own", "grpcio to own"], indirect=True)

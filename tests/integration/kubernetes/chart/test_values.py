@@ -201,3 +201,10 @@ def test_certificates_and_facades_know_the_names_outside(tools: None) -> None:
     assert {"kv.example.org", "*.kv.example.org"} < set(certificate["spec"]["dnsNames"])
     hosts = named(objects, "ConfigMap", "dougdb-facade")["data"]["DOUGDB_ALLOWED_HOSTS"].split(",")
     assert {"kv.example.org", "*.kv.example.org"} < set(hosts)
+
+
+@pytest.mark.parametrize(("mode", "protocols"), [("disabled", {"kubernetes.io/h2c"}), ("selfSigned", {None})])
+def test_no_mesh_takes_tls_for_plaintext(mode: str, protocols: set[str | None], tools: None) -> None:
+    objects = render("--set", f"tls.mode={mode}")
+    ports = [port for one in of_kind(objects, "Service") for port in one["spec"]["ports"]]
+    assert {port.get("appProtocol") for port in ports if port["name"] in ("client", "peer")} == protocols

@@ -23,6 +23,7 @@ from raft_node.errors import SettingsError
 from raft_node.rpc.channels import MESSAGE_BYTES_MAX
 from raft_node.rpc.hot_streams import Behaviour, HotStream, encode
 from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.requests import READ_S
 from raft_node.settings import parse_address
 
 
@@ -103,7 +104,11 @@ def _served(stream: HotStream, behaviour: Behaviour, counting: CountingIntercept
         return counted
 
     async def serve(_: None, call: Any) -> None:
-        request = await call.read()
+        try:
+            async with asyncio.timeout(READ_S):
+                request = await call.read()
+        except TimeoutError:
+            await call.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"the request did not come within {READ_S:g} s")
         if request is grpc.aio.EOF:
             await call.abort(grpc.StatusCode.INTERNAL, "a call without a request")
         await counted(request, call)
