@@ -104,9 +104,10 @@ test-cluster: setup ## The same scenarios in the cluster that KUBECONFIG names, 
 test-kind: chart-tools ## The same in a kind cluster, which is made and deleted; needs kind and docker
 	sh tools/kubernetes.sh test-kind
 
+# The first part needs none of the extras, which take as long to build as Kubernetes itself.
 test-kube: setup ## The same in a real Kubernetes of one node, without Docker; skipped without Go and root; ARGS="-k name"
 	-@$(BIN)/python tools/helm_tools.py
-	-@$(BIN)/python -m tools.kubernetes extras
+	$(if $(findstring first_day,$(ARGS)),,-@$(BIN)/python -m tools.kubernetes extras)
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
 
 test-fast: setup ## Unit and property tests only

@@ -107,8 +107,34 @@ def test_an_extra_that_cannot_be_built_is_said_and_nothing_else_fails(
     monkeypatch.setattr(build.Builder, "_staging", lambda _: "")
     monkeypatch.setattr(build.Builder, "_go", go)
     build.Builder(layout, "/no/go").build_extras()
-    assert asked == build.missing_extras(layout) == ["metrics-server", "kube-network-policies"]
-    assert capsys.readouterr().err.count("its scenarios are skipped") == 2
+    assert asked == [*build.missing_extras(layout), "src"]
+    assert build.missing_extras(layout) == ["metrics-server", "kube-network-policies"]
+    assert capsys.readouterr().err.count("its scenarios are skipped") == 3
+    assert not layout.definitions.exists()
+
+
+def test_the_definitions_of_the_gateway_api_are_copied_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = layout_in(tmp_path / "cache")
+    layout.bin.mkdir(parents=True)
+    for name in build.EXTRAS:
+        (layout.bin / name).write_text("")
+        (layout.bin / name).chmod(0o755)
+    module = tmp_path / "module"
+    (module / "config/crd/standard").mkdir(parents=True)
+    (module / "config/crd/standard/routes.yaml").write_text("kind: CustomResourceDefinition")
+    asked: list[str] = []
+
+    def go(self: build.Builder, folder: Path, *words: str) -> str:
+        asked.append(words[-1])
+        return json.dumps({"Dir": str(module)})
+
+    monkeypatch.setattr(build.Builder, "_go", go)
+    for _ in range(2):
+        build.Builder(layout, "/no/go").build_extras()
+    assert asked == [f"sigs.k8s.io/gateway-api@v{build.GATEWAY}"]
+    assert [path.name for path in layout.definitions.iterdir()] == ["routes.yaml"]
 
 
 def test_a_machine_that_cannot_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ MEMBERS = {
     "services/raft-node-testing": "src/raft_testing",
 }
 """The package in each member's folder."""
-NUMBER = r"(\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)"
+NUMBER = r"(\d+\.\d+\.\d+)"
+"""Nothing behind it: what Python takes for a candidate (1.0.0rc1) is no version to helm, and the other way round."""
 PROJECT = rf'^version = "{NUMBER}"$'
 MODULE = rf'^__version__ = "{NUMBER}"$'
 LOCKED = rf'^version = "{NUMBER}"\nsource = {{ (?:editable|virtual) = '
@@ -89,7 +90,7 @@ def give(root: Path, version: str) -> None:
         VersionError: It is no version, or a place says none.
     """
     if re.fullmatch(NUMBER, version) is None:
-        raise VersionError(f"{version!r} is no version such as 0.2.0 or 1.0.0rc1")
+        raise VersionError(f"{version!r} is no version such as 0.2.0")
     if "none" in (found := versions(root)):
         raise VersionError(f"no version is found in {', '.join(found['none'])}")
     for path, expression in places(root):

@@ -8,8 +8,8 @@
 chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
 network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; on a
 machine where none can run it prints why and passes, or fails with REQUIRE_KUBERNETES set; ``within`` does the same if
-there is time for it and for building first. ``built`` succeeds if nothing is left to build but ``extras``, a metrics
-server and an enforcer of network policies, which ``start`` starts.
+there is time for it and for building first. ``built`` succeeds if nothing is left to build but ``extras``: a metrics
+server and an enforcer of network policies, which ``start`` starts, and the definitions of the Gateway API.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Builds Kubernetes' programs, CoreDNS and a pause program from their Go modules. What is built already is kept.
 
-So are the extras, without which a cluster runs too: if one cannot be built, its scenario is skipped.
+So are the extras, without which a cluster runs too: if one cannot be had, its scenario is skipped.
 
 Needs Go and its module proxy (GOPROXY). With nothing cached it takes 8.5 minutes on two cores where nobody else works,
 18 where others do; most of them go to kube-apiserver and what it shares with the others. The extras take as long again
@@ -26,6 +26,8 @@ PROGRAMS = ("kube-apiserver", "kubelet", "kube-controller-manager", "kube-schedu
 APPS = (*(f"k8s.io/kubernetes/cmd/{name}/app" for name in PROGRAMS if name != "kubectl"), "k8s.io/kubectl/pkg/cmd")
 EXTRAS = {"metrics-server": "0.8.0", "kube-network-policies": "0.8.0"}
 """The published modules ``sigs.k8s.io/NAME`` and their versions."""
+GATEWAY = "1.4.1"
+"""The version of sigs.k8s.io/gateway-api, whose module carries the definitions of its kinds."""
 PLUGINS = ("bind", "cache", "errors", "health", "kubernetes", "log", "ready")
 DNS_MAIN = """package main
 
@@ -146,6 +148,10 @@ class Builder:
                 self._extra(name)
             except subprocess.CalledProcessError as error:
                 print(f"kubernetes: {name} cannot be built, its scenarios are skipped: {error}", file=sys.stderr)
+        try:
+            self._definitions()
+        except subprocess.CalledProcessError as error:
+            print(f"kubernetes: no Gateway API, its scenarios are skipped: {error}", file=sys.stderr)
 
     def _go(self, folder: Path, *words: str) -> str:
         # Other work on this machine has priority.
@@ -209,6 +215,19 @@ class Builder:
         folder = self._module(name, f"require {module} v{EXTRAS[name]}\n{self._staging()}", files)
         self._go(folder, "mod", "tidy")
         self._program(name, name, package, "")
+
+    def _definitions(self) -> None:
+        """Copies the definitions of the Gateway API's kinds out of its module, which the cluster is given on demand."""
+        if self._layout.definitions.is_dir():
+            return
+        self._layout.sources.mkdir(parents=True, exist_ok=True)
+        told = self._go(self._layout.sources, "mod", "download", "-json", f"sigs.k8s.io/gateway-api@v{GATEWAY}")
+        made = self._layout.definitions.with_suffix(".new")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        for path in Path(json.loads(told)["Dir"], "config", "crd", "standard").glob("*.yaml"):
+            (made / path.name).write_bytes(path.read_bytes())
+        made.replace(self._layout.definitions)
 
     def _stamp(self) -> str:
         """The version of the programs, which the API server compares and users read."""

@@ -77,6 +77,11 @@ class Layout:
         return self.root / "bin"
 
     @property
+    def definitions(self) -> Path:
+        """The definitions of the Gateway API's kinds, one in each file; missing where they could not be had."""
+        return self.root / "gateway-api"
+
+    @property
     def sources(self) -> Path:
         """The Go modules that the programs are built from."""
         return self.root / "src"

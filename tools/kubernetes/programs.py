@@ -56,6 +56,8 @@ def _api_server(minor: int) -> list[str]:
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged",
         "--anonymous-auth=false",
+        # Events are forgotten after an hour by default, before a release that was left alone for as long is judged.
+        "--event-ttl=24h",
         f"--client-ca-file={PKI}/ca.crt",
         f"--tls-cert-file={PKI}/apiserver.crt",
         f"--tls-private-key-file={PKI}/apiserver.key",

@@ -30,7 +30,7 @@ from integration.kubernetes.cluster.driver import Probe, Unable, probe_of
 from integration.kubernetes.cluster.kubectl import POD_NETWORK, Kubectl
 from integration.kubernetes.cluster.mounted import mount
 from integration.kubernetes.cluster.podman import container_words, srv_records
-from integration.kubernetes.cluster.scenarios.test_restarts import failed, operations_of
+from integration.kubernetes.cluster.scenarios.judged import failed, lines_about_the_slowest, operations_of, slow_lines
 from integration.observed import vectors
 from tools.helm_chart import CHART
 from tools.helm_tools import TOOLS
@@ -439,6 +439,28 @@ def test_the_load_keeps_its_rate_and_records_what_it_saw() -> None:
     assert check_history(operations_of(report)), "a value that nobody wrote is found"
     report["operations"][0][6] = 503
     assert failed(report).total() == 1
+
+
+def test_the_slowest_answer_is_told_with_what_nodes_did_meanwhile() -> None:
+    report = {
+        "operations": [[0, "put", "k", "1", 100.0, 100.4, 200]],
+        "slow": [[101.5, 400.0, 3.0, "facade;dur=398", "s0-1"], [104.0, 120.0, 0.0, "facade;dur=99", "s0-0"]],
+    }
+    assert slow_lines(report)[0] == "  400 ms at 1.5 s, 3 of them for a connection; s0-1: facade;dur=398"
+    events = [
+        {"node": node, "name": name, "time_us": round((1000 + at_s) * 1e6), "details": {}}
+        for at_s, node, name in (
+            (101.6, "s0-1", "became_leader"), (101.4, "s0-0", "node_stopping"), (100.4, "s0-2", "too early"),
+            (102.1, "s0-2", "too late"),
+        )
+    ]  # fmt: skip
+    told = lines_about_the_slowest(report, events, ahead_s=1000.0)
+    assert told[0].startswith("  the slowest was asked for at 1970-01-01T00:18:21.500")
+    assert [line.split() for line in told[1:]] == [
+        ["-100", "ms", "s0-0", "node_stopping"],
+        ["+100", "ms", "s0-1", "became_leader"],
+    ]
+    assert lines_about_the_slowest({"operations": [], "slow": []}, events, 0.0) == []
 
 
 def communicate_after(client: subprocess.Popen[str], seconds: float) -> tuple[str, str]:

@@ -16,7 +16,7 @@ KEYS = 20
 def old(new_release: NewCluster) -> Iterator[Podman]:
     with new_release(*SMALL) as cluster:
         if not isinstance(cluster, Podman):
-            pytest.skip("a real cluster is restored by jobs of its operator, as docs/kubernetes.md says")
+            pytest.skip("a real cluster is restored by the commands of docs/kubernetes.md: test_procedures.py")
         yield cluster
 
 

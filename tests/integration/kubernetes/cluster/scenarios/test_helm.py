@@ -124,6 +124,28 @@ def test_an_upgrade_to_other_images_under_load_fails_no_request(release: Release
     assert not set(upgraded.values()) & set(release.runs().values())
 
 
+def images_of_nodes(release: Release) -> list[str]:
+    """The images' tags of all nodes, by ordinal."""
+    pods = release.pods("raft-node")
+    return [pods[name]["spec"]["containers"][0]["image"].rpartition(":")[2] for name in sorted(pods)]
+
+
+def test_a_canary_is_one_node_and_is_taken_back_under_load(release: Release, figure: Figure) -> None:
+    """`raft.updatePartition`, as docs/kubernetes.md tells: ordinals below it stay as they are."""
+    version, before = one_version(), release.runs()
+    with release.loaded() as report:
+        release.deploy(*BACKED_UP, "--set", f"raft.updatePartition=2,raft.image.tag={version}-next")
+        release.settled()
+        assert images_of_nodes(release) == [version, version, f"{version}-next"]
+        others = {name: run for name, run in release.runs().items() if name != "dougdb-s0-2"}
+        assert others.items() <= before.items()
+        release.deploy(*BACKED_UP)
+        release.settled()
+    judge(report, figure, "a canary, and back")
+    assert images_of_nodes(release) == [version] * 3
+    assert others.items() <= release.runs().items()
+
+
 def test_an_image_that_cannot_be_pulled_stops_the_upgrade_and_is_taken_back(release: Release, figure: Figure) -> None:
     """One pod is stuck, nothing else is taken down. After a rollback it has to be deleted, as is documented."""
     with release.loaded() as report:

@@ -5,36 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from integration.kubernetes.cluster import load
 from integration.kubernetes.cluster.driver import Cluster
+from integration.kubernetes.cluster.scenarios.judged import (
+    clocks_differ_s,
+    failed,
+    lines_about_the_slowest,
+    operations_of,
+    slow_lines,
+)
 
-from raft_testing.history import Operation
 from raft_testing.linearizability import check_history
 
 RATE, CLIENTS, SEED = 200, 16, 90_100
 WARM_UP_S, COOL_DOWN_S = 3.0, 2.0
-
-
-def operations_of(report: Any) -> list[Operation]:
-    """The history; a write that was not answered with success may still have taken effect."""
-    return [
-        Operation(key, kind, value, call, returned if status in (200, 404) else None, True, client)
-        for client, kind, key, value, call, returned, status in report["operations"]
-    ]
-
-
-def failed(report: Any) -> Counter[str]:
-    """Whatever was not answered as it should be, by kind and status."""
-    return Counter(
-        f"{kind} {status}"
-        for _, kind, _, _, _, _, status in report["operations"]
-        if status != 200 and (kind, status) != ("get", 404)
-    )
 
 
 def finish(client: subprocess.Popen[str]) -> Any:
@@ -70,6 +58,14 @@ def test_a_rolling_restart_of_every_pod_fails_no_request(cluster: Cluster, figur
         f"rolling restart of {len(pods)} pods in {took_s:.0f} s: {requests} requests at {rate:.0f}/s, "
         f"{bad.total()} failed, {report['late']} late, slowest answer {slowest_ms:.0f} ms (seed {SEED})"
     )
+    # Restarted nodes have forgotten what they did before; their peers and they themselves afterwards have not.
+    events = [
+        one
+        for shard in range(cluster.shards)
+        for one in cluster.call("GET", f"/v1/shards/{shard}/events?limit=10000").json()["events"]
+    ]
+    for line in (*slow_lines(report), *lines_about_the_slowest(report, events, clocks_differ_s())):
+        figure(line)
     assert rate > 0.5 * RATE, f"the machine did not keep the rate: {rate:.0f} requests/s, of which {bad.total()} failed"
     assert not bad, bad
     assert all(cluster.identity(pod) != run for pod, run in before.items())

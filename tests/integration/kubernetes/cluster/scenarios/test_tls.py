@@ -19,9 +19,10 @@ from integration.kubernetes.cluster import load
 from integration.kubernetes.cluster.driver import Cluster, wait_for
 from integration.kubernetes.cluster.podman import Podman, podman
 from integration.kubernetes.cluster.scenarios.conftest import LAPTOP, NewCluster
+from integration.kubernetes.cluster.scenarios.judged import failed, operations_of
 from integration.kubernetes.cluster.scenarios.scraped import FACADES, NODES, scrape
 from integration.kubernetes.cluster.scenarios.test_prometheus import ELSEWHERE
-from integration.kubernetes.cluster.scenarios.test_restarts import failed, finish, operations_of
+from integration.kubernetes.cluster.scenarios.test_restarts import finish
 from integration.observed import alerts, vectors
 from tools.certs import Authority
 from tools.observe import Secured

@@ -79,6 +79,8 @@ export function Dialog({ title, onClose, children, wide }) {
     class=${wide ? "wide" : ""}
     aria-labelledby="dialog-title"
     onCancel=${(/** @type {Event} */ event) => {
+      // A choice of files that was given up is told by an event of the same name.
+      if (event.target !== event.currentTarget) return;
       event.preventDefault();
       onClose();
     }}

@@ -139,7 +139,12 @@ function useLevel(prefix, delimiter, consistency, turn, slot) {
   };
   useEffect(() => {
     if (pages.length && shownLevel.current === level) reload();
-    else load(null, "first");
+    else {
+      // What is shown is of what is asked for, also while there is no answer, or none comes.
+      setPages([]);
+      setBefore([]);
+      load(null, "first");
+    }
     shownLevel.current = level;
     return () => {
       newest.current++;

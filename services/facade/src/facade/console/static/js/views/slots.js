@@ -5,7 +5,7 @@
 
 import { ask, read } from "../lib/api.js";
 import { count, rate } from "../lib/format.js";
-import { base64url, keyForLink, keyOf, shown, textKey } from "../lib/keys.js";
+import { base64url, keyForLink, keyOf, keyTyped, shown } from "../lib/keys.js";
 import { link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
@@ -96,7 +96,7 @@ function FindSlot({ onFound }) {
   const find = async (/** @type {Event} */ event) => {
     event.preventDefault();
     try {
-      onFound((await ask("GET", `/v1/console/locate?key64=${base64url(textKey(text))}`)).slot);
+      onFound((await ask("GET", `/v1/console/locate?key64=${base64url(keyTyped(text))}`)).slot);
       setError(null);
     } catch (failed) {
       setError(failed);

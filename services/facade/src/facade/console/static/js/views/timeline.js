@@ -4,7 +4,7 @@
  */
 
 import { read } from "../lib/api.js";
-import { clock, count, plural, span as spanText } from "../lib/format.js";
+import { clock, count, milliseconds, plural, span as spanText } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
 import { html, useMemo, useRef, useState } from "../lib/preact.js";
@@ -31,6 +31,9 @@ const ALL = "all";
 /** So many events are drawn at a time. */
 const DRAWN = 1000;
 const SPANS = [60, 120, 300, 900, 3600, 21_600, 86_400];
+/** As far as one zooms: what two events are apart is seen, and events are not kept for longer. */
+const SHORTEST_US = 10_000;
+const LONGEST_US = 7 * 86_400e6;
 /** The longest that is shown before somebody chooses. */
 const USUAL = 900;
 /** Kinds of events, each with a sign, so that colour is never all. */
@@ -179,6 +182,12 @@ export function TimelineView({ state, place }) {
   const { found, error } = useEvents(shards);
   const [chosenSpan, setChosenSpan] = useState(0);
   const [window, setWindow] = useState(/** @type {{from: number, to: number} | null} */ (null));
+  const zoom = (/** @type {number} */ first, /** @type {number} */ last) => {
+    const half = Math.min(LONGEST_US, Math.max(SHORTEST_US, last - first)) / 2;
+    // At its end the picture stays where it is.
+    const middle = last - first === 2 * half || !window ? (first + last) / 2 : (window.from + window.to) / 2;
+    setWindow({ from: middle - half, to: middle + half });
+  };
   const [off, setOff] = useState(/** @type {string[]} */ ([]));
   const [text, setText] = useState("");
   const [chosen, setChosen] = useState(/** @type {Event | null} */ (null));
@@ -202,15 +211,15 @@ export function TimelineView({ state, place }) {
     <label class="inline">Last <select value=${String(span)} onChange=${(/** @type {any} */ event) => { setChosenSpan(Number(event.target.value)); setWindow(null); }}>
       ${SPANS.map((seconds) => html`<option key=${seconds} value=${String(seconds)}>${spanText(1000 * seconds)}</option>`)}
     </select></label>
-    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = (to - from) / 4; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom in" title="Zoom in">+</button>
-    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = to - from; setWindow({ from: middle - half, to: middle + half }); }} aria-label="Zoom out" title="Zoom out">−</button>
+    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = (to - from) / 4; zoom(middle - half, middle + half); }} aria-label="Zoom in" title="Zoom in">+</button>
+    <button type="button" class="small" onClick=${() => { const middle = (from + to) / 2; const half = to - from; zoom(middle - half, middle + half); }} aria-label="Zoom out" title="Zoom out">−</button>
     <button type="button" class="small" onClick=${() => setWindow({ from: from - (to - from) / 2, to: to - (to - from) / 2 })} aria-label="Earlier" title="Earlier">‹</button>
     <button type="button" class="small" onClick=${() => setWindow(window === null ? null : { from: from + (to - from) / 2, to: to + (to - from) / 2 })} aria-label="Later" title="Later" disabled=${window === null}>›</button>
     <button type="button" class="small" onClick=${() => setWindow(null)} disabled=${window === null} title="Go with the time again">Now</button>
     <button type="button" class="small" onClick=${() => save(new Blob([JSON.stringify({ ...found, events: seen }, null, 2)], { type: "application/json" }), `${wanted === ALL ? "all" : `shard-${shards[0]}`}-events.json`)} disabled=${!found}>Export as JSON</button>
   `;
   return html`<h1>Timeline</h1>
-    <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${spanText((to - from) / 1000)}`} tools=${tools}>
+    <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${to - from < 10e6 ? milliseconds((to - from) / 1000) : spanText((to - from) / 1000)}`} tools=${tools}>
       <${Trouble} error=${error} />
       ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their newest events are missing: ${found.unreachable.join(", ")}.</p>` : null}
       ${found?.cut && from < oldest ? html`<p class="quiet">There were more events before ${clock(oldest)}: the newest alone are told.</p>` : null}
@@ -219,7 +228,7 @@ export function TimelineView({ state, place }) {
         <label class="inline">Contains <input type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
       </div>
       ${seen.length > DRAWN && html`<p class="quiet">The axis shows the newest ${count(DRAWN)}: zoom in, or leave kinds out, to see the others.</p>`}
-      <${Axis} events=${seen.slice(-DRAWN)} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${(/** @type {number} */ first, /** @type {number} */ last) => setWindow({ from: first, to: last })} />
+      <${Axis} events=${seen.slice(-DRAWN)} nodes=${nodes} from=${from} to=${to} chosen=${chosen} onChoose=${setChosen} onZoom=${zoom} />
     <//>
     ${chosen && html`<${Facts} event=${chosen} onClose=${() => setChosen(null)} />`}
     <${Card} title="Newest first">

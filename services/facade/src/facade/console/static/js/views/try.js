@@ -7,7 +7,7 @@ import { ask, denied, keepSeen, ownHeaders, problemOf, read, seenHeaders } from 
 import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
-import { html, useEffect, useState } from "../lib/preact.js";
+import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { curl } from "../lib/shell.js";
 import { Act, Card, Command, note, Role, Trouble, Wide } from "../lib/ui.js";
@@ -112,21 +112,27 @@ function Step({ title, text, requests, number }) {
   const [chosen, setChosen] = useState(requests[0]);
   const [answer, setAnswer] = useState(/** @type {Answer | null} */ (null));
   const [error, setError] = useState("");
+  const [busy, setBusy] = useState(false);
+  const newest = useRef(0);
   const press = async (/** @type {Request} */ request) => {
+    // What is shown below a request is its answer, and neither that of the one before nor one that comes late.
+    const mine = ++newest.current;
     setChosen(request);
     setError("");
-    try {
-      setAnswer(await run(request));
-    } catch {
-      setAnswer(null);
-      setError("The facade does not answer.");
-    }
+    setAnswer(null);
+    setBusy(true);
+    const answered = await run(request).catch(() => null);
+    if (mine !== newest.current) return;
+    setBusy(false);
+    setAnswer(answered);
+    if (answered === null) setError("The facade does not answer.");
   };
   return html`<${Card} title=${`${number}. ${title}`}>
     <p>${text}</p>
     <div class="row">${requests.map((request) => html`<button key=${request.label} type="button" onClick=${() => press(request)}>${request.label}</button>`)}</div>
     <${Command} text=${curl(chosen.method, chosen.path, headersOf(chosen), chosen.body)} />
     <p class="quiet">${chosen.note}</p>
+    ${busy && html`<p class="quiet" role="status">Waiting for the answer…</p>`}
     ${error && html`<div class="trouble" role="alert"><p>${error}</p></div>`}
     ${answer && html`<${Answered} answer=${answer} />`}
   <//>`;

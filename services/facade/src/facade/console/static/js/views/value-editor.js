@@ -20,6 +20,9 @@ const TEXT_MAX = 1 << 20;
 
 /** @typedef {{value: Value, text: string, contentType: string, expiry: string}} Draft What was typed, with what was read before. */
 
+/** @param {import("../lib/keys.js").Key} name What is typed of its value is kept under this. */
+export const draftId = (name) => `edit ${base64url(name)}`;
+
 /** @param {string} text How its lines end: `LF` where there is no carriage return. */
 function endsOf(text) {
   if (!text.includes("\r")) return "LF";
@@ -44,7 +47,7 @@ function Conflict({ mine, theirs, onMine, onTheirs }) {
 
 /** @param {{name: import("../lib/keys.js").Key, value: Value, onDone: () => void, onClose: () => void}} properties */
 export function ValueEditor({ name, value: read, onDone, onClose }) {
-  const id = `edit ${base64url(name)}`;
+  const id = draftId(name);
   const [draft] = useState(/** @type {Draft | undefined} */ (draftOf(id)));
   // It is saved under the revision of what was seen when it was begun.
   const [value] = useState(draft?.value ?? read);

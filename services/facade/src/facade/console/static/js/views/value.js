@@ -4,6 +4,7 @@
  */
 
 import { facadeNow, onSession, Problem } from "../lib/api.js";
+import { draftOf } from "../lib/drafts.js";
 import { bytes, milliseconds, until } from "../lib/format.js";
 import { pathOf, shown } from "../lib/keys.js";
 import { html, useEffect, useState } from "../lib/preact.js";
@@ -12,7 +13,7 @@ import { curl } from "../lib/shell.js";
 import { Act, Card, Command, Copy, Download, Trouble } from "../lib/ui.js";
 import { CONSISTENCIES, readHeaders, readPath, readValue } from "../lib/values.js";
 import { DeleteKey, RenameKey } from "./key-dialogs.js";
-import { ValueEditor } from "./value-editor.js";
+import { draftId, ValueEditor } from "./value-editor.js";
 import { bestShape, HexShape, ImageShape, JsonShape, TextShape } from "./value-shapes.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
@@ -64,6 +65,12 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
   const again = () => setTurn((before) => before + 1);
   useEffect(() => onSession((what) => what === "in" && again()), []);
   const missing = error instanceof Problem && error.status === 404;
+  // What was typed is not lost with the key for which it was.
+  const typed = missing ? draftOf(draftId(name)) : undefined;
+  const goOn = () => {
+    setValue(typed.value);
+    setMode("edit");
+  };
   const View = (SHAPES[shape] ?? SHAPES.text).View;
   const title = html`<span class="mono key-name">${shown(name)}</span>`;
   const tools = html`<${Copy} text=${"text" in name ? name.text : shown(name)} label="Copy key" /><button type="button" class="small" onClick=${onClose} aria-label="Close this key">Close</button>`;
@@ -83,7 +90,7 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
         <${Download} path=${pathOf(name)} name=${"text" in name ? name.text.split("/").pop() || "value" : "value"}>Download<//>
         <${Act} why=${why} onClick=${() => setMode("delete")}>Delete<//>`}
     </div>
-    ${missing ? html`<p class="gone">There is no such key.</p>` : html`<${Trouble} error=${error} onRetry=${again} />`}
+    ${missing ? html`<p class="gone">There is no such key.</p>${typed && rests && html`<p>You typed something for it, which was not saved. <${Act} why=${why} onClick=${goOn}>Go on with what you typed<//></p>`}` : html`<${Trouble} error=${error} onRetry=${again} />`}
     ${value && html`<${Facts} value=${value} />`}
     ${value && mode !== "edit" && html`
       <div class="tabs" role="group" aria-label="Shown as">
