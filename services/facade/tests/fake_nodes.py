@@ -23,6 +23,7 @@ from free_ports import free_port
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_wire import command, pipe, scan, slots
+from doug_wire.on_behalf import Behalf, read
 from doug_wire.pipe import Status
 from doug_wire.validity import validate
 from doug_wire.watch import encode_change
@@ -102,6 +103,7 @@ class FakeNode(AuthCalls, EventCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc
         self.member_breaks = False
         """Changes members, and then ends the call without an answer."""
         self.member_calls: list[Any] = []
+        self.behalves: list[Behalf] = []
         """The changes of members that it was asked for."""
         self.files = {"CHECKPOINT": b"c" * 700, "000001.sst": b"s" * 512, "000002.sst": b"t" * 1300}
         """Its state, as a backup gets it."""
@@ -208,6 +210,7 @@ class FakeNode(AuthCalls, EventCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc
     ) -> admin_pb2.TransferLeadershipResponse:
         await self._wait_while_silent()
         self.transfers.append(request.target)
+        self.behalves.append(read(context.invocation_metadata() or ()))
         code = self.transfer_code or self._transfer_refusal(request.target)
         if code:
             leader_id, leader_address = self._known_leader()
@@ -268,6 +271,7 @@ class FakeNode(AuthCalls, EventCalls, doug_pb2_grpc.DougServicer, admin_pb2_grpc
     async def _change_members(self, request: Any, context: Any) -> admin_pb2.ChangeMembersResponse:
         await self._wait_while_silent()
         self.member_calls.append(request)
+        self.behalves.append(read(context.invocation_metadata() or ()))
         await self._refuse_members(context)
         if self.member_breaks:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")

@@ -485,6 +485,17 @@ async def test_the_audit_log_tells_what_a_token_could_do_that_is_gone(clients: C
     ]
 
 
+@pytest.mark.parametrize("clients", ["asgi"], indirect=True)
+async def test_nodes_are_told_for_whom_members_are_changed_and_leadership_is_moved(clients: Clients) -> None:
+    token = await clients.token("admin:members")
+    forged = {"x-request-id": "mine", "doug-principal": "token:other"}
+    node = clients.facade.cluster.shards[0].nodes[0]
+    await clients.send(token, "DELETE", "/v1/shards/0/members/n", None, **forged)
+    await clients.send(token, "POST", "/v1/shards/0/leader", {"to": node.id}, **forged)
+    assert {(told.principal, told.request_id) for told in node.behalves} == {("token:t0", "mine")}
+    assert len(node.behalves) == 2
+
+
 @pytest.mark.parametrize("clients", ["sockets"], indirect=True)
 async def test_the_audit_log_tells_of_foreign_pages_and_names(clients: Clients, tmp_path: Path) -> None:
     foreign = {"origin": "https://evil.example", "x-request-id": "theirs"}

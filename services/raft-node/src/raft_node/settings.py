@@ -332,8 +332,12 @@ class NodeSettings(BaseSettings):
     @property
     def trusted_names(self) -> tuple[str, ...]:
         """The names in certificates with which Doug and Admin may be called if ``guarded``: facades and members."""
-        facades = (name.strip() for name in self.auth_facade_names.split(","))
-        return (*filter(None, facades), self.node_id, *self.peer_addresses)
+        return (*self.facade_names, self.node_id, *self.peer_addresses)
+
+    @property
+    def facade_names(self) -> tuple[str, ...]:
+        """The names in certificates of facades."""
+        return tuple(filter(None, (name.strip() for name in self.auth_facade_names.split(","))))
 
     @property
     def peer_addresses(self) -> dict[str, str]:

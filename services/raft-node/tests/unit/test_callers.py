@@ -33,6 +33,9 @@ class FakeContext:
             return {}
         return {"transport_security_type": [b"ssl"], "x509_subject_alternative_name": self._names, **self._others}
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def peer(self) -> str:
         return "ipv4:192.0.2.1:5"
 

@@ -19,6 +19,8 @@ import grpc.aio
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
 from doug_stream.client import ClientCall
 from doug_stream.errors import CallError
+from doug_wire.on_behalf import metadata_of
+from facade.client.access import current
 from facade.client.channels import SCAN_OPTIONS, Channels
 from facade.client.link import Link
 from facade.client.modes import Kind
@@ -37,6 +39,12 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 1.0
 
 Trouble: TypeAlias = Literal["certificate_expired", "certificate_refused"]
 WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[doug_pb2.WatchRequest, doug_pb2.WatchBatch]"
+
+
+def behalf() -> tuple[tuple[str, str], ...]:
+    """Metadata that tells a node for whom it is called now; the node names them in its log."""
+    caller = current.get()
+    return metadata_of(caller.access.name, caller.request_id)
 
 
 class Clock(NamedTuple):
@@ -265,7 +273,7 @@ class Node:
             grpc.aio.AioRpcError: Leadership did not move; ``doug-code`` in the trailing metadata says why.
         """
         request = admin_pb2.TransferLeadershipRequest(target=target)
-        return await self._admin.TransferLeadership(request, timeout=timeout_s)
+        return await self._admin.TransferLeadership(request, timeout=timeout_s, metadata=behalf())
 
     async def members(self, timeout_s: float) -> admin_pb2.MembersResponse:
         """Admin.Members; this and the changes raise ``AioRpcError`` with a ``doug-code`` unless the node leads."""
@@ -275,19 +283,19 @@ class Node:
         self, request: admin_pb2.AddMemberRequest, timeout_s: float
     ) -> admin_pb2.ChangeMembersResponse:
         """Admin.AddMember."""
-        return await self._admin.AddMember(request, timeout=timeout_s)
+        return await self._admin.AddMember(request, timeout=timeout_s, metadata=behalf())
 
     async def remove_member(
         self, request: admin_pb2.RemoveMemberRequest, timeout_s: float
     ) -> admin_pb2.ChangeMembersResponse:
         """Admin.RemoveMember."""
-        return await self._admin.RemoveMember(request, timeout=timeout_s)
+        return await self._admin.RemoveMember(request, timeout=timeout_s, metadata=behalf())
 
     async def replace_member(
         self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float
     ) -> admin_pb2.ChangeMembersResponse:
         """Admin.ReplaceMember."""
-        return await self._admin.ReplaceMember(request, timeout=timeout_s)
+        return await self._admin.ReplaceMember(request, timeout=timeout_s, metadata=behalf())
 
     async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
         """Admin.GetAuth; this and the change raise ``AioRpcError`` with a ``doug-code`` unless the node leads."""
@@ -295,7 +303,7 @@ class Node:
 
     async def set_auth(self, request: admin_pb2.SetAuthRequest, timeout_s: float) -> admin_pb2.SetAuthResponse:
         """Admin.SetAuth."""
-        return await self._admin.SetAuth(request, timeout=timeout_s)
+        return await self._admin.SetAuth(request, timeout=timeout_s, metadata=behalf())
 
     @contextlib.asynccontextmanager
     async def backup(
@@ -304,7 +312,7 @@ class Node:
         """Admin.Backup, over a connection of its own; the call ends with the block."""
         channel = self._channels.open(self.target)
         try:
-            call = admin_pb2_grpc.AdminStub(channel).Backup(admin_pb2.BackupRequest())
+            call = admin_pb2_grpc.AdminStub(channel).Backup(admin_pb2.BackupRequest(), metadata=behalf())
             try:
                 yield call
             finally:

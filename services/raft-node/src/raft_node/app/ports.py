@@ -164,4 +164,4 @@ def _callers(context: Context, guests: Guests) -> Callers:
         _log.warning,
         lambda limit: metrics.calls_limited[limit].inc(),
     )
-    return Callers(settings.trusted_names, _log.warning, guests=guests, limits=limits)
+    return Callers(settings.trusted_names, _log.warning, guests=guests, limits=limits, facades=settings.facade_names)

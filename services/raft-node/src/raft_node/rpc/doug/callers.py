@@ -9,7 +9,8 @@ or, where certificates are a proof, that one, and is judged here, by the rule th
 3. A guest is served only if it may do every part of what a call asks for, and as long as it may; of a batch it is
    served the operations that it may do.
 4. No guest takes more than its part of the node (``raft_node.rpc.doug.guest_limits``).
-5. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
+5. A facade is believed for whom it calls, and nobody else is; that gives no right, and is told to the log alone.
+6. The log tells who was refused, in a bounded number of lines; never what a call was about, never a token.
 
 Source: docs/auth.md.
 """
@@ -27,7 +28,10 @@ import grpc.aio
 from doug_stream.limits import Bucket
 from doug_wire.auth.certificates import shown_to_grpc
 from doug_wire.idempotency import identity_of
+from doug_wire.on_behalf import Behalf, read
+from doug_wire.on_behalf import shown as as_shown
 from raft_node.errors import NotLeaderError, UnavailableError
+from raft_node.rpc.doug.acts import ACTS, Acts
 from raft_node.rpc.doug.guest_limits import GuestLimits, TooMuchError
 from raft_node.rpc.doug.guests import BEARERS, CERTIFICATES, TOKENS, Guest, Guests, Shown, UnprovenError
 from raft_node.rpc.doug.operations import forbidden, identity
@@ -71,6 +75,7 @@ class Callers:
         clock: Callable[[], float] = time.monotonic,
         guests: Guests | None = None,
         limits: GuestLimits | None = None,
+        facades: Iterable[str] = (),
     ) -> None:
         """Begins without having refused anybody.
 
@@ -80,6 +85,7 @@ class Callers:
             clock: Gives seconds that never go back.
             guests: Tells who a client is; None where nothing that a client could show is a proof here.
             limits: What guests may ask of this node; None for what they may everywhere.
+            facades: The names of facades, which are believed for whom they call.
         """
         self._names = frozenset(name.lower() for name in names)
         self._tell = tell
@@ -87,6 +93,8 @@ class Callers:
         self._guests = guests
         self._lines = Bucket(LINES_BURST, LINES_PER_S)
         self._left_out = 0
+        self._facades = frozenset(name.lower() for name in facades)
+        self._acts = Acts(tell, clock)
         self.limits = limits or GuestLimits(clock=clock)
         self.caller_of: Callable[[Any], str] = lambda context: str(context.peer())
 
@@ -94,7 +102,7 @@ class Callers:
         """Aborts a call that its caller may not make; gRPC's exception leaves this function.
 
         Returns:
-            What has to wait for the answer to a call of a guest; None for others.
+            What has to wait for the answer to a call of a guest or of an operator; None for others.
         """
         call = f"/{service}/{method}"
         names = names_of(context)
@@ -102,7 +110,11 @@ class Callers:
         if method not in RULES.get(service, {}):
             await self._forbid(context, call, shown, "there is no rule for this method")
         if not self._names.isdisjoint(shown):
-            return None
+            if (service, method) not in ACTS:
+                return None
+            believed = not self._facades.isdisjoint(shown)
+            behalf = read(context.invocation_metadata() or ()) if believed else Behalf()
+            return self._noting(context, shown, (method, request), behalf)
         guests = self._guests
         if guests is None or names is None:
             await self._unknown(context, call, shown)
@@ -177,12 +189,20 @@ class Callers:
                 await self._forbid(context, call, shown, detail, guest.name)
 
         async def attend(answer: Awaitable[Any]) -> Any:
+            if asked in ACTS:
+                behalf = Behalf(as_shown(guest.name))
+                answer = self._noting(context, shown, (asked[1], request), behalf)(answer)
             try:
                 return await (_attended(answer, still) if asked in LASTING else answer)
             finally:
                 end()
 
         return attend
+
+    def _noting(self, context: Context, shown: Collection[str], asked: tuple[str, Any], behalf: Behalf) -> Attend:
+        """What waits for the answer to a call of an operator, and tells the log of it."""
+        address = self.caller_of(context)
+        return lambda answer: self._acts.attend(answer, behalf, asked, address, shown)
 
     async def _limited(self, context: Context, error: TooMuchError) -> NoReturn:
         """Aborts a call of a client that asks for more than its part, and says when it may ask again."""
