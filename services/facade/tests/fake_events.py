@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol
 
 from doug.v1 import admin_pb2
+
+
+def happened(node_id: str, now_us: int) -> list[admin_pb2.Event]:
+    """What a node may tell: events of one time at two nodes, repeated ones, a clock set back, numbers beyond 2^53."""
+    minute_us = 60_000_000
+    whole = [
+        (1, now_us - 9 * minute_us, "process_started", 1, '{"incarnation": 9007199254740993, "version": "0.2"}'),
+        (2, now_us - 5 * minute_us, "vote_given", 1, json.dumps({"candidate": node_id, "voters": ["a", "b"]})),
+        (3, now_us - 6 * minute_us, "slow_disk", 7, '{"longest_ms": 120.5, "again": true}'),
+    ]
+    return [
+        admin_pb2.Event(
+            sequence=sequence,
+            time_us=time_us // minute_us * minute_us,
+            last_time_us=time_us // minute_us * minute_us + (minute_us if count > 1 else 0),
+            monotonic_us=sequence,
+            term=sequence,
+            name=name,
+            details=details,
+            count=count,
+        )
+        for sequence, time_us, name, count, details in whole[: 3 if node_id.startswith("shard-0") else 1]
+    ]
 
 
 class _Node(Protocol):

@@ -5,7 +5,7 @@ With ``--auth`` everybody has to say who they are, and there is a token for each
 
 Streams that have no end of their own (watches, the console's states) are ended after a moment, because a tool that
 judges whole answers would wait for them until its time is over; with ``--endless`` they go on. Nothing else of the
-answers is touched.
+answers is touched. With ``--events`` the nodes tell of events.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import functools
 import json
 import sys
 import tempfile
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 from facade_under_test import Facade
+from fake_events import happened
 from fake_nodes import FakeCluster
 
 from doug_wire.auth import tokens
@@ -135,11 +137,14 @@ async def give_tokens(facade: Facade) -> dict[str, str]:
     return given
 
 
-async def serve(*, auth: bool, fault: str, endless: bool, folder: Path) -> None:
+async def serve(*, auth: bool, fault: str, endless: bool, events: bool, folder: Path) -> None:
     """Serves until stdin ends."""
     cluster = FakeCluster(shards=2, nodes=2)
     for node in (node for shard in cluster.shards for node in shard.nodes):
         node.staleness_ms = 0
+        if events:
+            node.clock_us = time.time_ns() // 1000
+            node.events = happened(node.id, node.clock_us)
     await cluster.start()
     settings: dict[str, Any] = {}
     if auth:
@@ -183,13 +188,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--auth", action="store_true")
     parser.add_argument("--endless", action="store_true", help="leave streams as they are, for browsers")
+    parser.add_argument("--events", action="store_true", help="let the nodes tell of events")
     parser.add_argument("--plant", default="", choices=("", "code", "status", "taken", "refused", "open"))
     arguments = parser.parse_args()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(40), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(serve(auth=arguments.auth, fault=arguments.plant, endless=arguments.endless, folder=Path(folder)))
+        asyncio.run(
+            serve(
+                auth=arguments.auth,
+                fault=arguments.plant,
+                endless=arguments.endless,
+                events=arguments.events,
+                folder=Path(folder),
+            )
+        )
 
 
 if __name__ == "__main__":

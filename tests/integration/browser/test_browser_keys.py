@@ -261,7 +261,7 @@ def test_keys_go_out_of_the_console_and_come_in_again(
     page.select_option(ALL_OF_THESE, "import")
     page.set_input_files("dialog input[type=file]", {"name": "x", "mimeType": "text/plain", "buffer": b"null\n"})
     page.click("dialog button:text-is('Import')")
-    page.wait_for_selector("dialog .trouble >> text=Line 1 is no JSON of an export. Nothing was written.")
+    page.wait_for_selector("dialog .trouble >> text=Nothing was written: 1 line is no entry. Line 1: it is no JSON")
     opened.check()
 
 

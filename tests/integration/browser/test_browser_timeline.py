@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.browser.conftest import Served, Tab
+from integration.browser.conftest import Served, Tab, served_over_fakes
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -197,3 +199,61 @@ def test_the_axis_fits_the_screen_and_its_text_can_be_read(shown: Callable[..., 
     sizes = [each[3] for each in page.eval_on_selector_all(".axis text.time", f"(all) => all.map({BOX})")]
     body = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
     assert all(0.7 * body < size < 1.7 * body for size in sizes), (sizes, body)
+
+
+@pytest.fixture(scope="module")
+def eventful(chromium_path: str) -> Iterator[Served]:
+    """A facade over fake nodes that tell of events: at one time, repeated, out of order, with large numbers."""
+    with served_over_fakes("--events") as served:
+        yield served
+
+
+def of_dougctl(served: Served, *options: str) -> list[dict[str, Any]]:
+    """The events that ``dougctl timeline`` shows."""
+    command = [sys.executable, "-m", "dougdb", "--url", served.url, "timeline", "--since", "1h", "--json", *options]
+    told = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    shown: list[dict[str, Any]] = json.loads(told)["events"]
+    return shown
+
+
+def as_dougctl(event: dict[str, Any]) -> dict[str, Any]:
+    """An event of the console's export as ``dougctl`` shows it, without numbers as text and places on an axis."""
+    details = {
+        name: int(value) if isinstance(value, str) and value.isdigit() else value
+        for name, value in event["details"].items()
+    }
+    shown = {name: value for name, value in event.items() if name != "at_us"}
+    return {"shard": int(event["node"].split("-")[1]), **shown, "details": details}
+
+
+@pytest.mark.parametrize(("place", "options"), [("#/timeline", ()), ("#/timeline?shard=0", ("--shard", "0"))])
+def test_each_event_is_what_dougctl_timeline_shows_and_in_the_same_order(
+    open_tab: Callable[..., Tab], eventful: Served, place: str, options: tuple[str, ...]
+) -> None:
+    wanted = of_dougctl(eventful, *options)
+    assert len(wanted) == (6 if options else 8)
+    tab = open_tab(eventful)
+    page = tab.show(place)
+    page.select_option("label:has-text('Last') select", "3600")
+    page.wait_for_selector(f"h2:has-text('{len(wanted)} events in 1 h')")
+    with page.expect_download() as told:
+        page.click("button:text-is('Export as JSON')")
+    exported = json.loads(Path(told.value.path()).read_text())["events"]
+    assert [as_dougctl(event) for event in exported] == wanted
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+    assert [(node, term, what.split()[1]) for _, node, term, what, _ in reversed(rows)] == [
+        (event["node"], str(event["term"]), event["name"]) for event in wanted
+    ]
+    for (*_, facts), event in zip(reversed(rows), wanted, strict=True):
+        assert all(f"{name}=" in facts for name in event["details"])
+    assert page.locator(".axis .mark").count() == len(wanted)
+    tab.check()
+
+
+def test_the_facts_of_an_event_go_with_its_shard(open_tab: Callable[..., Tab], eventful: Served) -> None:
+    page = open_tab(eventful).show("#/timeline?shard=0")
+    page.click("tbody tr:has-text('slow_disk') button")
+    page.wait_for_selector("h2:text-is('Facts')")
+    page.select_option("label:has-text('Shard') select", "1")
+    page.wait_for_selector("h2:has-text('Shard 1:')")
+    page.wait_for_selector("h2:text-is('Facts')", state="detached")

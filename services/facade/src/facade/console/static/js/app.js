@@ -184,7 +184,7 @@ function App() {
       ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "The facade does not answer; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
       ${needsState && live.phase === "denied"
         ? html`<${Denied} title=${title} onSignIn=${() => setAsksToken(true)} />`
-        : ready ? html`<${shown.View} key=${person} state=${live.state} place=${place} />` : html`<p class="booting">Waiting for the cluster…</p>`}
+        : ready ? html`<${shown.View} key=${person} state=${live.state} place=${place} lost=${live.phase === "lost"} />` : html`<p class="booting">Waiting for the cluster…</p>`}
     </main>
     ${asksToken && html`<${SignIn} onClose=${() => setAsksToken(false)} />`}
     <${Notes} />

@@ -16,9 +16,11 @@ function decoded(text) {
 
 /** @param {string} hash @returns {Place} */
 export function parse(hash) {
-  const [path, query] = hash.replace(/^#\/?/, "").split("?");
-  const [view, ...parts] = path.split("/").map(decoded);
-  return { view: view || "cluster", parts, query: new URLSearchParams(query ?? "") };
+  const text = hash.replace(/^#\/?/, "");
+  // A key may have a question mark, which few who make a link by hand write as an escape.
+  const end = text.includes("?") ? text.indexOf("?") : text.length;
+  const [view, ...parts] = text.slice(0, end).split("/").map(decoded);
+  return { view: view || "cluster", parts, query: new URLSearchParams(text.slice(end + 1)) };
 }
 
 /** @param {string[]} parts @param {Record<string, string>} [query] */

@@ -43,15 +43,15 @@ export function Notes() {
 
 /** @param {unknown} error What went wrong, in a sentence, with what is known of the outcome. */
 export function explain(error) {
-  if (!(error instanceof Problem)) return String(error);
+  if (!(error instanceof Problem)) return error instanceof Error && error.name === "Error" ? error.message : String(error);
   const known = error.outcome === "unknown" && error.code !== "unreachable" ? " It may have been applied all the same." : "";
   return `${error.detail}${known}`;
 }
 
-/** @param {{error: unknown, onRetry?: () => void}} properties */
-export function Trouble({ error, onRetry }) {
-  if (!error) return null;
+/** @param {{error: unknown, onRetry?: () => void, lost?: boolean}} properties With `lost` the page says already that the facade does not answer. */
+export function Trouble({ error, onRetry, lost = false }) {
   const problem = error instanceof Problem ? error : null;
+  if (!error || (lost && problem?.code === "unreachable")) return null;
   return html`<div class="trouble" role="alert">
     <p>${explain(error)}</p>
     ${problem && html`<p class="quiet">${problem.status ? `${problem.status} ` : ""}${problem.code}</p>`}

@@ -252,7 +252,7 @@ function Dots({ shard }) {
 /** @param {{state: ClusterState}} properties */
 function Summary({ state }) {
   const nodes = state.shards.flatMap((shard) => shard.nodes);
-  const up = nodes.filter((node) => node.role !== "unreachable").length;
+  const up = nodes.filter((node) => !isAway(node)).length;
   const total = state.shards.reduce((sum, shard) => sum + (leaderOf(shard)?.commit_rate ?? 0), 0);
   const figures = [
     ["Shards", count(state.shards.length)],

@@ -53,8 +53,8 @@ function spanOf({ times, facade }) {
   return `since ${clock(first * 1e6).slice(0, 5)}`;
 }
 
-/** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
-export function GraphsView({ state, place }) {
+/** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place, lost: boolean}} properties */
+export function GraphsView({ state, place, lost }) {
   const all = state.shards.map((shard) => shard.id);
   const first = Math.max(0, Math.trunc(Number(place.query.get("from"))) || 0);
   const shown = all.slice(first, first + TOGETHER);
@@ -65,7 +65,7 @@ export function GraphsView({ state, place }) {
     <button type="button" class="small" disabled=${first === 0} onClick=${() => go(link(["graphs"], { from: String(Math.max(0, first - TOGETHER)) }))}>Earlier shards</button>
     <button type="button" class="small" disabled=${first + TOGETHER >= all.length} onClick=${() => go(link(["graphs"], { from: String(first + TOGETHER) }))}>Later shards</button>`;
   return html`<h1>Graphs${found && ` ${spanOf(found)}`}</h1>
-    <${Trouble} error=${error} />
+    <${Trouble} error=${error} lost=${lost} />
     ${!found && !error && html`<p class="quiet">Loading…</p>`}
     ${found && html`
       ${found.prometheus && !everywhere && html`<p class="warn-text" role="status">Prometheus does not answer. What is shown is what this facade keeps itself.</p>`}

@@ -183,6 +183,7 @@ function Leaf({ entry, name, chosen, onChoose }) {
  */
 function Level(properties) {
   const { prefix, delimiter, consistency, turn, slot, selected, onSelect } = properties;
+  const mayMake = useRights().lacks("write") === "";
   const { rows, passed, busy, error, more, back, again } = useLevel(prefix, delimiter, consistency, turn, slot);
   return html`<ul class="tree" aria-busy=${busy}>
     ${back && html`<li><button type="button" class="small" disabled=${busy} onClick=${back}>Show the ${PAGE} before these, of ${count(passed)}</button></li>`}
@@ -194,15 +195,16 @@ function Level(properties) {
     })}
     ${error && html`<li><${Trouble} error=${error} onRetry=${again} /></li>`}
     ${busy && html`<li class="quiet pad">Loading…</li>`}
-    ${!busy && !error && rows.length === 0 && html`<li class="quiet pad">${empty(prefix, slot)}</li>`}
+    ${!busy && !error && rows.length === 0 && html`<li class="quiet pad">${empty(prefix, slot, mayMake)}</li>`}
     ${!busy && more && html`<li><button type="button" class="small" onClick=${more}>Load ${PAGE} more behind these ${count(passed + rows.length)}</button></li>`}
   </ul>`;
 }
 
-/** @param {Key} prefix @param {string} slot Why nothing is listed. */
-function empty(prefix, slot) {
+/** @param {Key} prefix @param {string} slot @param {boolean} mayMake Why nothing is listed. */
+function empty(prefix, slot, mayMake) {
   if (slot) return `Slot ${slot} has no keys.`;
-  return "text" in prefix && prefix.text === "" ? html`There are no keys yet. <i>New key</i> makes one, and <a href=${link(["try"])}>Try it</a> shows more.` : "No key begins so.";
+  if (!("text" in prefix) || prefix.text !== "") return "No key begins so.";
+  return mayMake ? html`There are no keys yet. <i>New key</i> makes one, and <a href=${link(["try"])}>Try it</a> shows more.` : "There are no keys yet.";
 }
 
 /** @param {{rights: import("../lib/rights.js").Rights, prefix: Key}} properties What one may read, where that is not what is shown. */

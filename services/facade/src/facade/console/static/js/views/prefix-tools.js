@@ -3,21 +3,36 @@
  * @module
  */
 
-import { ask, facadeNow, read, send } from "../lib/api.js";
+import { ask, facadeNow, Problem, read, send } from "../lib/api.js";
 import { count, plural } from "../lib/format.js";
+import { naming, parsed, readLines } from "../lib/imported.js";
 import { parameter, shown } from "../lib/keys.js";
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { rangeLine } from "../lib/shell.js";
-import { Command, Confirm, Dialog, note, save, Trouble } from "../lib/ui.js";
+import { Command, Confirm, Dialog, explain, note, save, Trouble } from "../lib/ui.js";
 import { textOf } from "../lib/values.js";
 
 /** @typedef {import("../lib/keys.js").Key} Key */
+/** @typedef {import("../lib/imported.js").Entry} Entry */
+/** @typedef {import("../lib/imported.js").Left} Left */
 
 const LINES_AT_ONCE = 500;
 const LINE_BYTES_AT_ONCE = 1 << 20;
 /** The last line of an export has a revision for each shard. */
 const LAST_LINE_BYTES_MAX = 1 << 20;
+/** So many lines that were left out are kept, to be named. */
+const LEFT_MAX = 20;
+
+/** @param {string} text A sentence of it. */
+const upper = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** @param {string} done @param {unknown} failed What went wrong half-way, behind what was done until then. */
+function behind(done, failed) {
+  if (!(failed instanceof Problem)) return new Error(`${done} ${explain(failed)}`);
+  const { status, code, detail, outcome } = failed;
+  return new Problem({ status, code, detail: `${done} ${detail}`, outcome });
+}
 
 /** @param {Key} prefix */
 function rangeOf(prefix) {
@@ -27,6 +42,7 @@ function rangeOf(prefix) {
 /** @param {{prefix: Key, onChange: () => void}} properties */
 export function PrefixTools({ prefix, onChange }) {
   const [what, setWhat] = useState(/** @type {"" | "delete" | "export" | "import" | "count"} */ (""));
+  const [taken, setTaken] = useState(/** @type {Taken | null} */ (null));
   const close = () => setWhat("");
   const rights = useRights();
   const noRead = rights.lacks("read", prefix) !== "";
@@ -40,7 +56,8 @@ export function PrefixTools({ prefix, onChange }) {
     ${what === "count" && html`<${CountKeys} prefix=${prefix} onClose=${close} />`}
     ${what === "delete" && html`<${DeletePrefix} prefix=${prefix} onClose=${close} onChange=${onChange} />`}
     ${what === "export" && html`<${ExportPrefix} prefix=${prefix} onClose=${close} />`}
-    ${what === "import" && html`<${Import} onClose=${close} onChange=${onChange} />`}`;
+    ${what === "import" && html`<${Import} onClose=${close} onChange=${onChange} onTaken=${(/** @type {Taken} */ each) => setTaken(each.left.length ? each : null)} />`}
+    ${taken && html`<${LeftOut} taken=${taken} onClose=${() => setTaken(null)} />`}`;
 }
 
 /** @param {Key} prefix */
@@ -87,14 +104,19 @@ function DeletePrefix({ prefix, onClose, onChange }) {
     const range = rangeOf(prefix) || "all=true";
     let cursor = "";
     let total = 0;
-    do {
-      const step = await ask("DELETE", `/v1/kv?${range}${cursor && `&cursor=${cursor}`}`);
-      total += step.deleted;
-      setGone(total);
-      cursor = step.next_cursor ?? "";
-    } while (cursor && !ended.current);
+    try {
+      do {
+        const step = await ask("DELETE", `/v1/kv?${range}${cursor && `&cursor=${cursor}`}`);
+        total += step.deleted;
+        setGone(total);
+        cursor = step.next_cursor ?? "";
+      } while (cursor && !ended.current);
+    } catch (failed) {
+      throw behind(`${plural(total, "key")} deleted; then it stopped:`, failed);
+    } finally {
+      onChange();
+    }
     note(`${plural(total, "key")} deleted${cursor ? "; the rest was left" : ""}.`, cursor ? "bad" : "good");
-    onChange();
   };
   return html`<${Confirm} title="Delete all keys with this prefix?" verb="Delete them" danger ready=${found !== null && found > 0} typed=${found === null ? undefined : String(found)} onDo=${remove} onClose=${onClose}>
     <${What} prefix=${prefix} />
@@ -128,25 +150,49 @@ function ExportPrefix({ prefix, onClose }) {
   <//>`;
 }
 
-/** @param {string} line @returns {any} Null if it is no JSON. */
-function parsed(line) {
-  try {
-    return JSON.parse(line);
-  } catch {
-    return null;
+/** @typedef {{taken: number, expired: number, refused: number, left: Left[]}} Taken What came of an import; `left` are the first of the lines that were left out. */
+
+/**
+ * Writes entries, some hundred at a time.
+ * @param {Entry[]} entries @param {boolean} spares Whether keys that exist are left alone. @param {() => boolean} goesOn
+ * @param {(written: number) => void} onStep
+ * @returns {Promise<{written: number, kept: number, refused: number, left: Left[], done: number}>} `done` entries were dealt with.
+ * @throws What stopped it, with what was written before.
+ */
+async function writeAll(entries, spares, goesOn, onStep) {
+  const told = { written: 0, kept: 0, refused: 0, left: /** @type {Left[]} */ ([]), done: 0 };
+  while (told.done < entries.length && goesOn()) {
+    let size = 0;
+    const part = /** @type {Entry[]} */ ([]);
+    for (const entry of entries.slice(told.done, told.done + LINES_AT_ONCE)) {
+      size += entry.put.value.length;
+      if (part.length && size > LINE_BYTES_AT_ONCE) break;
+      part.push(entry);
+    }
+    let stopped = null;
+    try {
+      const operations = part.map(({ put }) => (spares ? { ...put, if_absent: true } : put));
+      const { results } = await ask("POST", "/v1/batch", { operations });
+      results.forEach((/** @type {any} */ each, /** @type {number} */ at) => {
+        if (each.status === 200) told.written++;
+        else if (each.status === 412) told.kept++;
+        else if (each.status < 500 && each.status !== 429) {
+          told.refused++;
+          if (told.left.length < LEFT_MAX) told.left.push({ line: part[at].line, why: each.detail ?? `${each.status}` });
+        } else stopped ??= new Problem({ detail: `The answer was ${each.status}.`, code: "refused", ...each });
+      });
+    } catch (failed) {
+      stopped = failed;
+    }
+    if (stopped) throw behind(`${plural(told.written, "key")} imported${told.refused ? `, ${plural(told.refused, "line")} refused` : ""}; then it stopped:`, stopped);
+    told.done += part.length;
+    onStep(told.written);
   }
+  return told;
 }
 
-/** @param {Record<string, any>} line A line of an export as an operation of a batch. */
-function operation(line) {
-  const { key, key64, value, encoding, content_type, content_encoding, expires_at } = line;
-  const lasts = expires_at ? Date.parse(expires_at) - facadeNow() : null;
-  if (lasts !== null && lasts <= 0) return null;
-  return { op: "put", key, key64, value, encoding, content_type, content_encoding, ...(lasts !== null && { ttl: `${Math.ceil(lasts)}ms` }) };
-}
-
-/** @param {{onClose: () => void, onChange: () => void}} properties */
-function Import({ onClose, onChange }) {
+/** @param {{onClose: () => void, onChange: () => void, onTaken: (taken: Taken) => void}} properties */
+function Import({ onClose, onChange, onTaken }) {
   const [file, setFile] = useState(/** @type {File | null} */ (null));
   const [spares, setSpares] = useState(true);
   const [told, setTold] = useState("");
@@ -157,41 +203,45 @@ function Import({ onClose, onChange }) {
   const take = async () => {
     const text = textOf(new Uint8Array(await /** @type {File} */ (file).arrayBuffer()));
     if (text === null) throw new Error("The file is no UTF-8, as an export is. Nothing was written.");
-    const lines = text.replace(/^\ufeff/, "").split("\n").filter((line) => line.trim());
-    const operations = lines.map((line, place) => {
-      const found = parsed(line);
-      if (found === null || typeof found !== "object") throw new Error(`Line ${place + 1} is no JSON of an export. Nothing was written.`);
-      if (found.value !== undefined && typeof found.value !== "string") throw new Error(`The value of line ${place + 1} is no text. Nothing was written.`);
-      return found;
-    }).filter((line) => line.value !== undefined).map(operation).filter((each) => each !== null);
-    let written = 0;
-    let kept = 0;
-    let at = 0;
-    while (at < operations.length && !ended.current) {
-      let size = 0;
-      const part = [];
-      while (at < operations.length && part.length < LINES_AT_ONCE && (part.length === 0 || size < LINE_BYTES_AT_ONCE)) {
-        const each = operations[at++];
-        size += each?.value.length ?? 0;
-        part.push(spares ? { ...each, if_absent: true } : each);
-      }
-      const { results } = await ask("POST", "/v1/batch", { operations: part });
-      written += results.filter((/** @type {any} */ each) => each.status === 200).length;
-      kept += results.filter((/** @type {any} */ each) => each.status === 412).length;
-      const failed = results.find((/** @type {any} */ each) => each.status !== 200 && each.status !== 412);
-      if (failed) throw new Error(`${written} written, then: ${failed.detail}`);
-      setTold(`${written} of ${operations.length} written`);
+    const { entries, expired, wrong } = readLines(text, facadeNow());
+    if (wrong.length) throw new Error(`Nothing was written: ${plural(wrong.length, "line is no entry", "lines are no entries")}. ${upper(naming(wrong, wrong.length))}`);
+    if (entries.length + expired.length === 0) throw new Error("The file has no entries. Nothing was written.");
+    let all;
+    try {
+      all = await writeAll(entries, spares, () => !ended.current, (written) => setTold(`${written} of ${entries.length} written`));
+    } finally {
+      onChange();
     }
-    const rest = at < operations.length;
-    note(`${plural(written, "key")} imported${kept ? `, ${kept} were there already` : ""}${rest ? "; the rest was left" : ""}.`, rest ? "bad" : "good");
-    onChange();
+    const { written, kept, refused, left, done } = all;
+    const taken = { taken: written, expired: expired.length, refused, left: [...left, ...expired.slice(0, LEFT_MAX)] };
+    const words = [
+      `${plural(written, "key")} imported`,
+      ...(kept ? [`${kept} were there already`] : []),
+      ...(expired.length ? [`${expired.length} had expired`] : []),
+      ...(refused ? [`${refused} refused`] : []),
+    ];
+    const rest = done < entries.length;
+    const kind = rest || refused ? "bad" : kept || expired.length ? "info" : "good";
+    // Whoever has closed the dialog reads here which lines they were.
+    const which = ended.current && taken.left.length ? ` ${upper(naming(taken.left, refused + expired.length))}` : "";
+    note(`${words.join(", ")}${rest ? "; the rest was left" : ""}.${which}`, kind);
+    return taken;
   };
-  return html`<${Confirm} title="Import NDJSON" verb="Import" ready=${file !== null} onDo=${take} onClose=${onClose}>
-    <p>Lines as an export has them: <code>{"key": …, "value": …, "encoding": "utf-8"}</code></p>
+  return html`<${Confirm} title="Import NDJSON" verb="Import" ready=${file !== null} onDo=${take} onDone=${onTaken} onClose=${onClose}>
+    <p>Lines as an export has them: <code>{"key": …, "value": …, "encoding": "utf-8"}</code>. If one is none, nothing is written.</p>
     <label>File <input type="file" accept=".ndjson,.jsonl,.json,application/x-ndjson" onChange=${(/** @type {any} */ event) => setFile(event.target.files[0] ?? null)} /></label>
     <label class="inline"><input type="checkbox" checked=${spares} onChange=${(/** @type {any} */ event) => setSpares(event.target.checked)} /> leave keys alone that exist</label>
     <p class="quiet">Closing this stops behind the step that is under way. In a terminal:</p>
     <${Command} text=${`dougctl import ${spares ? "--if-absent " : ""}FILE`} />
     <p role="status">${told}</p>
+  <//>`;
+}
+
+/** @param {{taken: Taken, onClose: () => void}} properties Which lines an import left out, and why. */
+function LeftOut({ taken, onClose }) {
+  const total = taken.expired + taken.refused;
+  return html`<${Dialog} title=${`${plural(total, "line was", "lines were")} not imported`} onClose=${onClose}>
+    <p role="status">${plural(taken.taken, "key")} imported. ${upper(naming(taken.left, total))}</p>
+    <div class="row end"><button type="button" onClick=${onClose}>Close</button></div>
   <//>`;
 }

@@ -156,7 +156,7 @@ function MemberAction({ shard, member, what, onClose }) {
   const path = `/v1/shards/${shard}/members/${encodeURIComponent(member.name)}`;
   const query = force ? "?force=true" : "";
   const forced = html`<label class="inline"><input type="checkbox" checked=${force} onChange=${(/** @type {any} */ event) => setForce(event.target.checked)} /> also if the others cannot form a healthy quorum now: the shard may stop</label>`;
-  const line = (/** @type {string[]} */ ...options) => html`<${Command} text=${["dougctl members", what, member.name, `--shard ${shard}`, ...options, ...(force ? ["--force"] : [])].join(" ")} />`;
+  const line = (/** @type {string[]} */ ...options) => html`<${Command} text=${["dougctl members", what, quoted(member.name), `--shard ${shard}`, ...options, ...(force ? ["--force"] : [])].join(" ")} />`;
   if (what === "lead") {
     const move = async () => {
       const moved = await ask("POST", `/v1/shards/${shard}/leader`, { to: member.name });
@@ -164,7 +164,7 @@ function MemberAction({ shard, member, what, onClose }) {
     };
     return html`<${Confirm} title=${`Move leadership to ${member.name}?`} verb="Move leadership" onDo=${move} onClose=${onClose}>
       <p>The leader hands over once <b class="nowrap">${member.name}</b> has all entries. No request fails for it.</p>
-      <${Command} text=${`dougctl leader transfer --shard ${shard} --to ${member.name}`} />
+      <${Command} text=${`dougctl leader transfer --shard ${shard} --to ${quoted(member.name)}`} />
     <//>`;
   }
   if (what === "remove") {

@@ -51,6 +51,7 @@ function useRates(minutesAgo) {
 function SlotKeys({ slot }) {
   const [found, setFound] = useState(/** @type {{items: any[], next_cursor: string | null} | null} */ (null));
   const [error, setError] = useState(/** @type {unknown} */ (null));
+  const [turn, setTurn] = useState(0);
   useEffect(() => {
     setFound(null);
     setError(null);
@@ -63,8 +64,8 @@ function SlotKeys({ slot }) {
       clearTimeout(timer);
       controller.abort();
     };
-  }, [slot]);
-  if (error) return html`<${Trouble} error=${error} />`;
+  }, [slot, turn]);
+  if (error) return html`<${Trouble} error=${error} onRetry=${() => setTurn((before) => before + 1)} />`;
   if (found === null) return html`<p class="quiet">Looking for its keys…</p>`;
   if (found.items.length === 0) return html`<p class="quiet">It has no keys.</p>`;
   return html`<ul class="tree slot-keys">${found.items.map((item) => {
@@ -109,8 +110,8 @@ function FindSlot({ onFound }) {
   </form>`;
 }
 
-/** @param {{state: import("../lib/live.js").ClusterState}} properties */
-export function SlotsView({ state }) {
+/** @param {{state: import("../lib/live.js").ClusterState, lost: boolean}} properties */
+export function SlotsView({ state, lost }) {
   const [by, setBy] = useState("owner");
   const [ago, setAgo] = useState(0);
   const [slot, setSlot] = useState(/** @type {number | null} */ (null));
@@ -144,7 +145,7 @@ export function SlotsView({ state }) {
       <${Card} title="1024 slots" tools=${html`
         <label class="inline">Colour by <select value=${by} onChange=${(/** @type {any} */ event) => setBy(event.target.value)}><option value="owner">owner</option><option value="rate">rate</option></select></label>
         ${by === "rate" && html`<label class="inline">${ago === 0 ? "now" : `${ago} min ago`} <input type="range" min="0" max=${found?.minutes_kept ?? 0} value=${ago} disabled=${!found?.minutes_kept} onInput=${(/** @type {any} */ event) => setAgo(Number(event.target.value))} /></label>`}`}>
-        <${Trouble} error=${error} />
+        <${Trouble} error=${error} lost=${lost} />
         <div class="legend">
           ${by === "owner"
             ? html`${shards.slice(0, LISTED).map((shard) => html`<span key=${shard}><i style=${{ background: ownerColour(shard) }}></i> shard ${shard}: ${count(owners.filter((owner) => owner === shard).length)}</span>`)}

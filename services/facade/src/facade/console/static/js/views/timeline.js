@@ -7,7 +7,7 @@ import { read } from "../lib/api.js";
 import { clock, count, milliseconds, plural, span as spanText } from "../lib/format.js";
 import { go, link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
-import { html, useMemo, useRef, useState } from "../lib/preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { Card, Command, save, Trouble, Wide } from "../lib/ui.js";
 import { useWidth } from "../lib/width.js";
 
@@ -173,10 +173,18 @@ function Facts({ event, onClose }) {
   <//>`;
 }
 
-/** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place}} properties */
-export function TimelineView({ state, place }) {
+/** @param {{state: import("../lib/live.js").ClusterState, place: import("../lib/places.js").Place, lost: boolean}} properties */
+export function TimelineView({ state, place, lost }) {
+  const ids = state.shards.map((each) => String(each.id));
+  const asked = place.query.get("shard") ?? ALL;
+  const wanted = asked === ALL && ids.length > TOGETHER ? ids[0] : asked;
+  if (wanted !== ALL && !ids.includes(wanted)) return html`<h1>Timeline</h1><p>There is no shard ${wanted}. <a href=${link(["timeline"])}>To the timeline</a></p>`;
+  return html`<${Timeline} state=${state} wanted=${wanted} lost=${lost} />`;
+}
+
+/** @param {{state: import("../lib/live.js").ClusterState, wanted: string, lost: boolean}} properties `wanted` is a shard, or all of them. */
+function Timeline({ state, wanted, lost }) {
   const ids = state.shards.map((each) => each.id);
-  const wanted = place.query.get("shard") ?? (ids.length <= TOGETHER ? ALL : String(ids[0]));
   const shards = wanted === ALL ? ids.slice(0, TOGETHER) : [Number(wanted)];
   const named = wanted === ALL && ids.length > 1 ? "All shards" : `Shard ${shards[0] ?? 0}`;
   const { found, error } = useEvents(shards);
@@ -191,6 +199,7 @@ export function TimelineView({ state, place }) {
   const [off, setOff] = useState(/** @type {string[]} */ ([]));
   const [text, setText] = useState("");
   const [chosen, setChosen] = useState(/** @type {Event | null} */ (null));
+  useEffect(() => setChosen(null), [wanted]);
   // A cluster that began just now is not shown as a point at the end of a long nothing.
   const oldest = found?.events[0]?.time_us ?? state.time_us;
   const span = chosenSpan || (SPANS.find((seconds) => seconds * 1e6 > state.time_us - oldest && seconds <= USUAL) ?? USUAL);
@@ -220,7 +229,7 @@ export function TimelineView({ state, place }) {
   `;
   return html`<h1>Timeline</h1>
     <${Card} title=${`${named}: ${plural(seen.length, "event")} in ${to - from < 10e6 ? milliseconds((to - from) / 1000) : spanText((to - from) / 1000)}`} tools=${tools}>
-      <${Trouble} error=${error} />
+      <${Trouble} error=${error} lost=${lost} />
       ${found?.unreachable.length ? html`<p class="warn-text">No answer, so that their newest events are missing: ${found.unreachable.join(", ")}.</p>` : null}
       ${found?.cut && from < oldest ? html`<p class="quiet">There were more events before ${clock(oldest)}: the newest alone are told.</p>` : null}
       <div class="row filters">

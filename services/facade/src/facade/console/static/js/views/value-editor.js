@@ -5,6 +5,7 @@
 
 import { Problem } from "../lib/api.js";
 import { draftOf, dropDraft, keepDraft } from "../lib/drafts.js";
+import { bytes } from "../lib/format.js";
 import { jsonOf, pretty } from "../lib/json.js";
 import { base64url, shown } from "../lib/keys.js";
 import { useOnce } from "../lib/once.js";
@@ -18,10 +19,16 @@ import { Twice } from "./value-shapes.js";
 
 const TEXT_MAX = 1 << 20;
 
-/** @typedef {{value: Value, text: string, contentType: string, expiry: string}} Draft What was typed, with what was read before. */
+/** @typedef {{name: string, value: Value, text: string, contentType: string, expiry: string}} Draft What was typed, with what was read before. */
 
 /** @param {import("../lib/keys.js").Key} name What is typed of its value is kept under this. */
 export const draftId = (name) => `edit ${base64url(name)}`;
+
+/** @param {Value} value Why it cannot be edited here as text. */
+function unreadable(value) {
+  if (value.contentEncoding) return `This value is stored packed (${value.contentEncoding})`;
+  return value.data.length > TEXT_MAX ? `This value has more than ${bytes(TEXT_MAX)}` : "This value is no text";
+}
 
 /** @param {string} text How its lines end: `LF` where there is no carriage return. */
 function endsOf(text) {
@@ -65,7 +72,7 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
   const [expiry, setExpiry] = useState(draft?.expiry ?? (value.expiresAt ? "keep" : ""));
   const newest = useRef(/** @type {Draft | undefined} */ (draft));
   const type = (/** @type {Partial<Draft>} */ typed) => {
-    newest.current = { value, text, contentType, expiry, ...typed };
+    newest.current = { name: shown(name), value, text, contentType, expiry, ...typed };
     keepDraft(id, newest.current);
     setText(newest.current.text);
     setContentType(newest.current.contentType);
@@ -115,7 +122,7 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
   const wrong = isJson && !file && text !== "" && document === undefined;
   return html`<form class="editor" onSubmit=${submit}>
     ${readable === null
-      ? html`<p class="quiet">This value is not text that can be edited here: choose a file to put in its place.</p>`
+      ? html`<p class="quiet">${unreadable(value)}, and cannot be edited here: choose a file to put in its place.</p>`
       : html`<label><span class="hidden">Value</span><textarea class="code" value=${text} disabled=${file !== null} spellcheck=${false} readonly=${busy} onInput=${(/** @type {any} */ event) => type({ text: event.target.value })}></textarea></label>`}
     ${draft && html`<p class="quiet">What you typed before is here again; it began with revision ${value.revision}.</p>`}
     <div class="row fields">

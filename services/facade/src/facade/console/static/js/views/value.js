@@ -91,6 +91,7 @@ export function ValueView({ name, consistency, change, onConsistency, onMoved, o
         <${Act} why=${why} onClick=${() => setMode("delete")}>Delete<//>`}
     </div>
     ${missing ? html`<p class="gone">There is no such key.</p>${typed && rests && html`<p>You typed something for it, which was not saved. <${Act} why=${why} onClick=${goOn}>Go on with what you typed<//></p>`}` : html`<${Trouble} error=${error} onRetry=${again} />`}
+    ${!value && !error && html`<p class="quiet" role="status">Reading…</p>`}
     ${value && html`<${Facts} value=${value} />`}
     ${value && mode !== "edit" && html`
       <div class="tabs" role="group" aria-label="Shown as">
