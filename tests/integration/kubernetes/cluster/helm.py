@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.http11 import HttpError, fetch
 from integration.kubernetes.cluster import load
-from integration.kubernetes.cluster.driver import call_program
+from integration.kubernetes.cluster.driver import call_program, wait_for
 from integration.kubernetes.cluster.kubectl import PREFIX, find_kubectl
 from tools.helm_chart import CHART, ROOT, run_helm
 
@@ -125,6 +125,16 @@ class Release:
         """Calls dougctl in a facade's pod, as docs/kubernetes.md does."""
         return self.kubectl("exec", "deploy/dougdb-facade", "--", "/opt/dougdb/bin/dougctl", *words)
 
+    def replace(self, node: str) -> None:
+        """Admits a node with empty volumes, as docs/kubernetes.md says; again while its name is not known yet."""
+
+        def admitted() -> bool:
+            command = ("exec", "deploy/dougdb-facade", "--", "/opt/dougdb/bin/dougctl", "members", "replace", node)
+            told = self.kubectl(*command, "--shard", "0", check=False)
+            return f"{node} is a voter" in told
+
+        wait_for(admitted, HELM_S, f"{node} to be a voter again")
+
     def pods(self, component: str) -> dict[str, Any]:
         """The pods of a component, by name."""
         selector = f"app.kubernetes.io/component={component}"
@@ -190,7 +200,7 @@ class Release:
             report.append(finish(client))
         finally:
             client.kill()
-            client.wait()
+            client.communicate()
 
 
 @contextlib.contextmanager

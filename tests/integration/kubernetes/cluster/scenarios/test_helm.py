@@ -170,7 +170,7 @@ def test_a_node_whose_claims_are_deleted_is_replaced(release: Release, figure: F
         release.kubectl("delete", "pvc", f"wal-{node}", f"data-{node}", "--wait=false")
         release.kubectl("delete", "pod", node)
         wait_for(lambda: "replace" in release.kubectl("logs", node, check=False), HELM_S, f"{node} to say what to do")
-        release.ctl("members", "replace", node, "--shard", "0")
+        release.replace(node)
         release.settled()
     judge(report, figure, "a wiped node replaced")
 

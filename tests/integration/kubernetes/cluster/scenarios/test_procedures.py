@@ -113,7 +113,7 @@ def test_one_survivor_goes_on_and_gets_its_members_back(release: Release) -> Non
     wait_for(lambda: release.leader() == SURVIVOR, HELM_S, "the survivor to lead")
     for node in LOST:
         wait_for(partial(asks, release, node), HELM_S, f"{node} to say what to do")
-        release.ctl("members", "replace", node, "--shard", "0")
+        release.replace(node)
     release.settled()
     assert found(release) == VALUES
     assert release.put("after", "y") == 200
