@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from integration.browser.conftest import Served, Tab
+from integration.browser.looking import look
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -47,12 +49,17 @@ def take_in(page: Any, *lines: str) -> None:
         ('{"key": 7, "value": "v"}', "its key is no text"),
         ('{"key64": "_", "value": "v"}', "its key64 is no base64url"),
         ('{"key": "import/x", "value": "%", "encoding": "base64"}', "its value is no base64"),
+        ('{"key": "import/x", "value": "_-8=", "encoding": "base64"}', "its value is no base64"),
+        ('{"key": "import/x", "value": "A===", "encoding": "base64"}', "its value is no base64"),
+        (entry("import/x", value="A" * 20_000_000, encoding="base64"), "its value has more than 1 MiB"),
+        (entry("import/x", value="\u00e9" * (1 << 19) + "a"), "its value has more than 1 MiB"),
         ('{"key": "import/x", "value": "\\ud800"}', "half of a surrogate pair is no text"),
         ('{"key": "import/x", "value": "v", "expires_at": "soon"}', "its expires_at is no time"),
         ('{"complete": false, "error": {}}', "it says that the export broke off"),
         ('{"complete": true, "count": 3}', "it counts 3 entries, and 1 are before it"),
         ('{"dougdb_export": 1}', "the export that begins there has no last line"),
     ],
+    ids=range(18),
 )
 def test_a_line_that_is_no_entry_is_named_before_anything_is_written(opened: Tab, line: str, why: str) -> None:
     page = opened.show("#/keys")
@@ -68,7 +75,7 @@ def test_an_export_of_either_kind_is_taken_whole(opened: Tab) -> None:
     lines = [
         '{"dougdb_export": 1, "start": "import/"}',
         entry("import/a", revision="7", content_type="text/plain", expires_at=None),
-        '{"key64": "_w", "value": "_-8=", "encoding": "base64", "content_encoding": null}',
+        '{"key64": "_w", "value": "/+8=", "encoding": "base64", "content_encoding": null}',
         '{"complete": true, "count": 2}',
         entry("import/b", expires_at="2100-01-01T00:00:00Z"),
         '{"complete": true, "count": 1, "revisions": {"0": "9"}}',
@@ -86,7 +93,7 @@ def test_an_export_of_either_kind_is_taken_whole(opened: Tab) -> None:
     ]
 
 
-def test_a_file_with_wrong_lines_is_refused_with_their_numbers(opened: Tab) -> None:
+def test_a_file_with_wrong_lines_is_refused_with_their_numbers(opened: Tab, pictures: Path) -> None:
     page = opened.show("#/keys")
     wrong = ['{"key": "import/x", "valu": "v"}', "[1]"] * 4
     take_in(page, entry("import/good"), *wrong)
@@ -94,6 +101,7 @@ def test_a_file_with_wrong_lines_is_refused_with_their_numbers(opened: Tab) -> N
     assert told.startswith("Nothing was written: 8 lines are no entries. Line 2: it has "), told
     assert "line 3: it is no JSON object; line 4" in told
     assert "; and 3 more." in told
+    look(page, pictures, "import-refused")
     assert page.evaluate(GET, "import/good") == 404
     assert page.locator(".note").count() == 0
     page.click("dialog button:text-is('Cancel')")
@@ -101,7 +109,7 @@ def test_a_file_with_wrong_lines_is_refused_with_their_numbers(opened: Tab) -> N
     page.wait_for_selector("dialog .trouble >> text=The file has no entries. Nothing was written.")
 
 
-def test_lines_that_had_expired_or_were_refused_are_counted_and_named(opened: Tab) -> None:
+def test_lines_that_had_expired_or_were_refused_are_counted_and_named(opened: Tab, pictures: Path) -> None:
     page = opened.show("#/keys")
     expired = entry("import/old", expires_at="2020-01-01T00:00:00Z")
     take_in(page, entry("import/told"), expired, entry("import/told", content_type="text/plain; x=" + 300 * "y"))
@@ -109,6 +117,7 @@ def test_lines_that_had_expired_or_were_refused_are_counted_and_named(opened: Ta
     page.wait_for_selector("dialog h2:text-is('2 lines were not imported')")
     said = page.locator("dialog p").first.inner_text()
     assert "Line 3: " in said and "line 2: it had expired." in said, said
+    look(page, pictures, "import-left-out")
     page.click("dialog button:text-is('Close')")
     page.wait_for_selector("dialog", state="detached")
     assert page.evaluate(GET, "import/told") == 200

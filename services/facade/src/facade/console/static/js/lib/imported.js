@@ -11,7 +11,7 @@
 
 const FIRST = "dougdb_export";
 const MEMBERS = ["key", "key64", "value", "encoding", "revision", "content_type", "content_encoding", "expires_at"];
-const BASE64 = /^(?:[\w+/-]{4})*(?:[\w+/-]{2}(?:==)?|[\w+/-]{3}=?)?$/;
+const VALUE_BYTES_MAX = 1 << 20;
 const NAMED = 5;
 
 /** @param {string} line @returns {any} Undefined if it is no JSON. */
@@ -21,6 +21,18 @@ export function parsed(line) {
   } catch {
     return undefined;
   }
+}
+
+/** @param {string} text However long it is: a pattern for all of it would keep a place for each four letters. */
+function isBase64(text) {
+  const end = text.indexOf("=");
+  return text.length % 4 === 0 && !/[^\w+/=]|_/.test(text) && (end < 0 || /^==?$/.test(text.slice(end)));
+}
+
+/** @param {string} value @param {boolean} packed Whether it is base64. */
+function bytesIn(value, packed) {
+  if (packed) return (value.length / 4) * 3 - (value.endsWith("==") ? 2 : value.endsWith("=") ? 1 : 0);
+  return value.length > VALUE_BYTES_MAX ? value.length : new TextEncoder().encode(value).length;
 }
 
 /** @param {Members} entry @returns {string} Why it is none; empty if it is one. */
@@ -34,8 +46,9 @@ function wrongOf(entry) {
   if (noText !== undefined) return `its ${noText} is no text`;
   if (texts.some((name) => /\p{Surrogate}/u.test(entry[name] ?? ""))) return "half of a surrogate pair is no text";
   if (!["utf-8", "base64"].includes(entry.encoding ?? "utf-8")) return "its encoding is neither utf-8 nor base64";
-  if (entry.encoding === "base64" && !BASE64.test(entry.value)) return "its value is no base64";
-  if (!BASE64.test(entry.key64 ?? "")) return "its key64 is no base64url";
+  if (entry.encoding === "base64" && !isBase64(entry.value)) return "its value is no base64";
+  if (bytesIn(entry.value, entry.encoding === "base64") > VALUE_BYTES_MAX) return "its value has more than 1 MiB";
+  if (!/^[\w-]*$/.test(entry.key64 ?? "") || entry.key64?.length % 4 === 1) return "its key64 is no base64url";
   if ((entry.expires_at ?? null) !== null && Number.isNaN(Date.parse(entry.expires_at))) return "its expires_at is no time";
   return "";
 }
