@@ -132,7 +132,7 @@ class Document:
         """
         check_name(name, "token")
         if name in self.tokens:
-            raise TakenError(f"there is a token {name} already")
+            raise TakenError(f"there is a token {name} already: if its text was lost, revoke it and make it anew")
         self._check_roles(record.held.roles)
         return replace(self, tokens={**self.tokens, name: record}, users=_without(self.users, f"{TOKEN}:{name}"))
 
