@@ -172,6 +172,7 @@ def test_what_is_left_of_one_version_goes_without_the_cgroup_that_another_uses(
 
 WAITS = """
 import signal
+signal.alarm(60)
 try:
     print("began", flush=True)
     signal.pause()
