@@ -119,7 +119,10 @@ def test_an_autoscaler_takes_facades_over_and_gives_them_back_under_load(
                 # The second time it is the autoscaler's number that must stay.
                 release.deploy("--set", f"{scaled}maxReplicas=5", "--set", "facade.autoscaling.minReplicas=4")
                 wait_for(lambda: facades(release) == (4, 4), HELM_S, "the autoscaler's fourth facade")
-            release.deploy("--set", three)
+            refused = release.upgrade("--set", three)
+            # The number is the autoscaler's, and Helm 4 asks before it takes it away.
+            assert refused.returncode and ".spec.replicas" in refused.stderr, refused.stderr
+            release.deploy("--set", three, "--force-conflicts")
             wait_for(lambda: facades(release) == (3, 3), HELM_S, "the number of the values")
         judge(report, figure, "an autoscaler that takes facades over, scales them, and is switched off")
         nodes = [name for name in before if not name.startswith("dougdb-facade")]
