@@ -137,10 +137,11 @@ def test_a_line_of_hex_is_a_line_on_a_narrow_screen(open_tab: Callable[..., Tab]
     assert height < 18 * line, "sixteen lines, and the space around them"
 
 
+@pytest.mark.parametrize("width", [360, 900, 1280])
 def test_the_fields_of_a_form_are_as_wide_as_what_is_typed_into_them(
-    open_tab: Callable[..., Tab], unguarded: Served
+    open_tab: Callable[..., Tab], unguarded: Served, width: int
 ) -> None:
-    tab = open_tab(unguarded, viewport={"width": 360, "height": 740})
+    tab = open_tab(unguarded, viewport={"width": width, "height": 740})
     tab.page.route("**/v1/kv/text", lambda route: route.fulfill(body="text", content_type="text/plain"))
     page = tab.show("#/keys?key=text")
     page.click("button:text-is('Edit')")
@@ -148,6 +149,7 @@ def test_the_fields_of_a_form_are_as_wide_as_what_is_typed_into_them(
     fields = page.eval_on_selector_all(".editor .fields input", BOXES)
     assert len(fields) == 3
     assert all(right - left > 170 for left, right, *_ in fields), fields
+    assert fields[2][1] - fields[2][0] > 250, "with the button, and the name of the file behind it"
 
 
 def test_figures_are_told_while_nobody_points_at_them_and_one_sample_alone_is_drawn(

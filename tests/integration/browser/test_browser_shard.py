@@ -1,4 +1,4 @@
-"""The picture of a shard and the table below it: entries flow as fast as they are written, and figures are the nodes'."""
+"""The picture of a shard and the table below it: entries flow as fast as they are written, figures are the nodes'."""
 
 from __future__ import annotations
 
@@ -86,15 +86,17 @@ def shown(open_tab: Callable[..., Tab], unguarded: Served, told: Told) -> Tab:
 def test_entries_flow_as_fast_as_they_are_written(shown: Tab, told: Told) -> None:
     page = shown.show("#/shard/0")
     rates = []
-    for told.rate in (1.0, 10.0, 100.0, 1000.0, 10_000.0):
-        page.wait_for_function(f"() => ({ENTRIES_S})() === {told.rate}")
+    for rate in (1.0, 10.0, 100.0, 1000.0, 10_000.0):
+        told.rate = rate
+        page.wait_for_function(f"() => ({ENTRIES_S})() === {rate}")
         speeds = page.eval_on_selector_all(".ring .flow", FLOWS)
         assert len(speeds) == 3, "to every node that answers, and to no other"
         assert len(set(speeds)) == 1
         rates.append(speeds[0])
     assert rates == sorted(set(rates)), "more entries are seen to be more"
     assert 0.3 < rates[0] < 1 < rates[3] < 3 < rates[-1] < 5, "slow enough to be seen, and fast enough to be a stream"
-    for told.rate in (0.0, None):
+    for none in (0.0, None):
+        told.rate = none
         page.wait_for_selector(".ring .flow", state="detached")
         assert page.locator(".ring .link").count() == 4
         told.rate = 5.0
@@ -107,8 +109,9 @@ def test_entries_do_not_jump_when_there_are_more_of_them(shown: Tab, told: Told)
     page = shown.show("#/shard/0")
     page.wait_for_selector(".ring .flow")
     page.evaluate(NOTE_STEPS)
-    for told.rate in (40.0, 2.0, 900.0, 3.0):
-        page.wait_for_function(f"() => ({ENTRIES_S})() === {told.rate}")
+    for rate in (40.0, 2.0, 900.0, 3.0):
+        told.rate = rate
+        page.wait_for_function(f"() => ({ENTRIES_S})() === {rate}")
     steps = page.evaluate("window.steps")
     fastest = max(rate for _, rate in steps)
     assert len({rate for _, rate in steps}) >= 4, "it goes at the speed of each rate"
@@ -265,7 +268,7 @@ def test_the_way_to_each_node_and_back_takes_as_long_as_its_leader_measured(
         assert count > count_before
         mean = (seconds - seconds_before) / (count - count_before)
         assert mean / 3 < sum(shown[name]) / len(shown[name]) < 3 * mean, (name, mean, shown[name])
-    assert cells(page, leader.id)["Round trip"] == "–", "a leader has no way to itself"
+    assert cells(page, leader.id)["Round trip"] == "\u2013", "a leader has no way to itself"
     opened.check()
 
 

@@ -1,8 +1,8 @@
 """The routes that show the cluster to operators: /v1/cluster, /v1/partitions, /v1/version.
 
-Must not know gRPC beyond the answers that the client hands out. Invariant: however many nodes there are, requests wait
-for an answer about all of them no longer than for a piece of it, of about ``PIECE_NODES``; and what the nodes said is put
-into bytes once, however many ask.
+Must not know gRPC beyond the answers that the client hands out. Invariants: (1) however many nodes there are, requests
+wait for an answer about all of them no longer than for a piece of it, of about ``PIECE_NODES``; (2) what the nodes said
+is put into bytes once, however many ask.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ _SHARDS = TypeAdapter(list[ShardView])
 
 
 def pieces(statuses: Statuses, *, vitals: bool) -> Iterator[bytes]:
-    """What the nodes said as JSON, some shards at a time: the items of a list, without the commas between the pieces."""
+    """What the nodes said as JSON, some shards at a time: the items of a list, without commas between the pieces."""
     piece: list[ShardView] = []
     nodes_in_piece = 0
     for shard, nodes in statuses.items():
