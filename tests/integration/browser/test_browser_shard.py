@@ -60,7 +60,8 @@ class Told:
     def document(self) -> dict[str, Any]:
         """A state."""
         nodes = [{**node(0, number), "role": role, "commit_rate": self.rate} for number, role in enumerate(self.roles)]
-        return json.loads(state()) | {"shards": [{"id": 0, "nodes": nodes}]}
+        document: dict[str, Any] = json.loads(state())
+        return document | {"shards": [{"id": 0, "nodes": nodes}]}
 
 
 @pytest.fixture
@@ -159,8 +160,8 @@ class Metrics:
 
     def label(self, name: str, label: str) -> str:
         """A label of the one sample of this name."""
-        (found,) = (has[label] for each, has, _ in self._samples if each == name)
-        return found
+        (found,) = (has for each, has, _ in self._samples if each == name)
+        return str(found[label])
 
 
 def cells(page: Any, name: str) -> dict[str, str]:

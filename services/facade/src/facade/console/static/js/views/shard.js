@@ -23,6 +23,8 @@ const WIDTH = 760;
 const NARROW = 560;
 const NODE = { width: 184, height: 66 };
 const MARGIN = 6;
+/** Between nodes that are one below the other, so that what flows between them is seen. */
+const GAP = 24;
 const RADIUS = { x: 255, y: 158 };
 /** The height of a line below the nodes. */
 const WORDS = 30;
@@ -44,7 +46,7 @@ function circle(total, width) {
   const heights = angles.map(Math.sin).sort((one, other) => one - other);
   const gaps = heights.slice(1).map((each, place) => each - heights[place]);
   const box = Math.min(NODE.width, 0.52 * width);
-  const radius = narrow ? { x: (width - box) / 2 - MARGIN, y: (NODE.height + MARGIN) / Math.min(1, ...gaps) } : RADIUS;
+  const radius = narrow ? { x: (width - box) / 2 - MARGIN, y: (NODE.height + GAP) / Math.min(1, ...gaps) } : { x: RADIUS.x, y: RADIUS.y * Math.max(1, total / 5) };
   const points = angles.map((angle) => ({
     x: width / 2 + (total > 1 ? radius.x * Math.cos(angle) : 0),
     y: radius.y * Math.sin(angle),
