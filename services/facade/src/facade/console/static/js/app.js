@@ -181,7 +181,7 @@ function App() {
       </div>
     </header>
     <main ref=${main} id="main" tabindex="-1" class=${`view-${name}`}>
-      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "The facade does not answer; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
+      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "There is no connection to the facade; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
       ${needsState && live.phase === "denied"
         ? html`<${Denied} title=${title} onSignIn=${() => setAsksToken(true)} />`
         : ready ? html`<${shown.View} key=${person} state=${live.state} place=${place} lost=${live.phase === "lost"} />` : html`<p class="booting">Waiting for the cluster…</p>`}

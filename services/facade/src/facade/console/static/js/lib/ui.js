@@ -44,14 +44,17 @@ export function Notes() {
 /** @param {unknown} error What went wrong, in a sentence, with what is known of the outcome. */
 export function explain(error) {
   if (!(error instanceof Problem)) return error instanceof Error && error.name === "Error" ? error.message : String(error);
-  const known = error.outcome === "unknown" && error.code !== "unreachable" ? " It may have been applied all the same." : "";
+  const known = error.outcome === "unknown" ? " It may have been applied all the same." : "";
   return `${error.detail}${known}`;
 }
 
-/** @param {{error: unknown, onRetry?: () => void, lost?: boolean}} properties With `lost` the page says already that the facade does not answer. */
+/** Problems that are no answers of the facade. */
+const UNANSWERED = ["unreachable", "late"];
+
+/** @param {{error: unknown, onRetry?: () => void, lost?: boolean}} properties With `lost` the page says already that there is no connection to the facade. */
 export function Trouble({ error, onRetry, lost = false }) {
   const problem = error instanceof Problem ? error : null;
-  if (!error || (lost && problem?.code === "unreachable")) return null;
+  if (!error || (lost && problem && UNANSWERED.includes(problem.code))) return null;
   return html`<div class="trouble" role="alert">
     <p>${explain(error)}</p>
     ${problem && html`<p class="quiet">${problem.status ? `${problem.status} ` : ""}${problem.code}</p>`}
