@@ -14,8 +14,10 @@ import pytest
 from bench.cluster import Cluster, NodeView, wait_for
 from bench.http11 import HttpError, fetch
 from integration.browser.conftest import Served, Tab
+from integration.browser.looking import SIZES
 from integration.browser.test_browser_large import node, state
 from integration.browser.test_browser_members import MEMBERS
+from integration.browser.test_browser_told import MODULE
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -61,6 +63,7 @@ class Told:
         """A state."""
         nodes = [{**node(0, number), "role": role, "commit_rate": self.rate} for number, role in enumerate(self.roles)]
         document: dict[str, Any] = json.loads(state())
+        document["facade"]["faults"] = True
         return document | {"shards": [{"id": 0, "nodes": nodes}]}
 
 
@@ -126,6 +129,43 @@ def test_who_wants_no_motion_sees_no_entries_flow(shown: Tab, told: Told) -> Non
     page.wait_for_selector(".ring .flow >> nth=0", state="attached")
     assert page.eval_on_selector_all(".ring .flow", FLOWS) == []
     assert shown.complaints == []
+
+
+def test_who_leads_now_is_told_and_no_longer_who_did(shown: Tab, told: Told) -> None:
+    page = shown.show("#/shard/0")
+    for roles, text in (
+        (["follower", "follower", "candidate"], "Shard 0: nobody leads. shard-0-0 led in term 3."),
+        (["follower", "leader", "follower"], "Shard 0: shard-0-1 leads in term 3."),
+        (["follower", "follower", "leader"], "Shard 0: shard-0-2 leads in term 3."),
+    ):
+        told.roles = roles
+        page.wait_for_selector(f".note >> text={text}")
+        assert page.locator(".note").count() == 1
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES[:2])
+def test_what_is_told_covers_no_button_that_one_cannot_move_away(shown: Tab, width: int, height: int) -> None:
+    page = shown.page
+    page.set_viewport_size({"width": width, "height": height})
+    for place, button in (("#/shard/0", "Remove"), ("#/try", "Go on")):
+        shown.show(place)
+        last = page.locator(f"main button:has-text('{button}')").last
+        last.scroll_into_view_if_needed()
+        page.evaluate(
+            """async (ui) => {
+                scrollTo(0, document.documentElement.scrollHeight);
+                const {note} = await import(ui);
+                for (const shard of [1, 2]) {
+                    const told = `Shard ${shard}: nobody leads. shard-${shard}-0 led in term 7.`;
+                    note(told, "bad", `leader of shard ${shard}`);
+                }
+            }""",
+            page.evaluate(MODULE, "lib/ui.js"),
+        )
+        page.wait_for_selector(".note >> text=Shard 2:")
+        bottom = last.evaluate("(each) => each.getBoundingClientRect().bottom")
+        (above,) = page.eval_on_selector_all(".notes", "(all) => all.map((each) => each.getBoundingClientRect().top)")
+        assert bottom < above, (place, bottom, above)
 
 
 def test_who_is_a_member_is_not_asked_in_vain_while_nobody_leads(shown: Tab, told: Told) -> None:

@@ -182,9 +182,8 @@ def test_the_timeline_is_of_all_nodes_or_of_one_shard(tab: Callable[..., Any], c
     assert page.locator(".axis .lane-name").count() == len(cluster.node_ids)
     # What comes while it is looked at may be missing.
     before = told_events(cluster)
-    page.wait_for_function(
-        f"parseInt(document.querySelector('h2').textContent.match(/: ([0-9]+) /)[1]) >= {len(before)}"
-    )
+    counted = "() => parseInt(document.querySelector('h2').textContent.replace('\\u2009', '').match(/: ([0-9]+) /)[1])"
+    page.wait_for_function(f"() => ({counted})() >= {len(before)}")
     with page.expect_download() as told:
         page.click("button:text-is('Export as JSON')")
     exported = json.loads(Path(told.value.path()).read_text())

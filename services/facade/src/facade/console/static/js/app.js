@@ -53,8 +53,9 @@ function tellChanges(before, after) {
     const known = before.shards.find((each) => each.id === shard.id);
     const was = known && leaderOf(known);
     const is = leaderOf(shard);
-    if (is && was?.id !== is.id) note(`Shard ${shard.id}: ${is.id} leads in term ${is.term}.`, "good");
-    else if (was && !is) note(`Shard ${shard.id}: nobody leads. ${was.id} led in term ${was.term}.`, "bad");
+    const about = `leader of shard ${shard.id}`;
+    if (is && was?.id !== is.id) note(`Shard ${shard.id}: ${is.id} leads in term ${is.term}.`, "good", about);
+    else if (was && !is) note(`Shard ${shard.id}: nobody leads. ${was.id} led in term ${was.term}.`, "bad", about);
   }
 }
 

@@ -7,7 +7,7 @@ import { isSignedIn, Problem, send } from "./api.js";
 import { Listeners, useListeners } from "./listeners.js";
 import { html, useEffect, useRef, useState } from "./preact.js";
 
-/** @typedef {{id: number, text: string, kind: "info" | "good" | "bad"}} Note */
+/** @typedef {{id: number, text: string, kind: "info" | "good" | "bad", of: string}} Note */
 
 let noteNumber = 0;
 /** @type {Note[]} */
@@ -15,10 +15,13 @@ let notes = [];
 const noteListeners = new Listeners();
 const NOTES_MAX = 4;
 
-/** @param {string} text @param {"info" | "good" | "bad"} [kind] */
-export function note(text, kind = "info") {
-  const made = { id: ++noteNumber, text, kind };
-  notes = [...notes, made].slice(-NOTES_MAX);
+/**
+ * @param {string} text @param {"info" | "good" | "bad"} [kind]
+ * @param {string} [of] What it is about, if what was told of that before is over now.
+ */
+export function note(text, kind = "info", of = "") {
+  const made = { id: ++noteNumber, text, kind, of };
+  notes = [...notes.filter((each) => of === "" || each.of !== of), made].slice(-NOTES_MAX);
   noteListeners.tell();
   setTimeout(() => dropNote(made.id), kind === "bad" ? 12_000 : 6000);
 }
