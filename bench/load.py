@@ -37,7 +37,7 @@ CONDITIONS = {"exists": b"if-match: *\r\n", "absent": b"if-none-match: *\r\n", "
 """What the condition of a put is, by its name; for ``revision`` with the tag that the key had last."""
 
 BODIES = 64
-"""The number of different requests of a load of batches: they are made before it begins, so that they cost it nothing."""
+"""The number of different requests of a load of batches, which are made before it begins."""
 
 SWEEP_S = 0.1
 RECONNECT_S = 0.05

@@ -26,11 +26,15 @@ def drawn(chance: random.Random) -> tuple[list[bytes], list[bytes]]:
 @pytest.mark.parametrize("seed", range(40))
 def test_columns_and_operations_have_the_same_bytes(seed: int) -> None:
     keys, values = drawn(random.Random(seed))
-    one_by_one = encode_batch([command.encode(Opcode.PUT, *each) for each in zip(keys, [b""] * len(keys), values, strict=True)])
+    one_by_one = encode_batch(
+        [command.encode(Opcode.PUT, *each) for each in zip(keys, [b""] * len(keys), values, strict=True)]
+    )
     assert puts.encode_puts(keys, values) == one_by_one
     found = puts.decode_puts(b"before" + one_by_one, 6)
     assert found is not None
-    assert [*zip(found.keys, found.values, found.epochs, strict=True)] == [*zip(keys, values, [0] * len(keys), strict=True)]
+    assert [*zip(found.keys, found.values, found.epochs, strict=True)] == [
+        *zip(keys, values, [0] * len(keys), strict=True)
+    ]
     assert found.value_bytes in (-1, len(values[0]))
     assert found.value_bytes < 0 or {len(value) for value in values} == {found.value_bytes}
 
@@ -72,7 +76,7 @@ def test_a_batch_that_is_cut_off_or_goes_on_is_left(last: bytes) -> None:
 
 def test_every_bit_of_a_batch_counts() -> None:
     """What is decoded in spite of a changed bit is what all others read there, too."""
-    for good in (encode_batch([PUT, PUT]), encode_batch([PUT, PUT + b""[:0], command.encode(Opcode.PUT, b"k", b"")])):
+    for good in (encode_batch([PUT, PUT]), encode_batch([PUT, PUT, command.encode(Opcode.PUT, b"k", b"")])):
         for place in range(len(good)):
             for bit in range(8):
                 bad = bytearray(good)

@@ -7,7 +7,7 @@ say what is wrong with it. This module knows nothing of what puts do.
 
 Invariants:
 1. What is encoded here has the bytes that ``payload.encode_batch`` and ``pipe.encode_result`` give it.
-2. What is decoded here is what ``payload.decode_batch`` and ``pipe.decode_results`` would give; None stands for all else.
+2. What is decoded here is what ``payload.decode_batch`` and ``pipe.decode_results`` would give; all else is None.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ call does all of them. It takes only what it sees through in full: a batch with 
 or one of which a key is not this shard's, is left to ``raft_node.kv.operations.batches``.
 
 Invariants:
-1. What is carried out here has the outcome and the effects that ``raft_node.kv.operations.batches`` would have given it.
+1. What is carried out here has the outcome and the effects that ``operations.batches`` would have given it.
 2. A batch that is left is untouched: nothing of it was done.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import repeat
 

@@ -4,8 +4,9 @@ In three steps. What commands will read is fetched from the store (``raft_node.k
 ``apply`` ends before the entry and says in ``needed`` what is to be loaded first. Then each command is carried out by a
 pure function of the state and of itself (``raft_node.kv.operations``). At last all effects are written at once. A put
 and a delete without options read nothing: they are done here, and cost nothing of this; those with a condition alone
-are done by ``raft_node.kv.conditional``, and batches of puts by ``raft_node.kv.put_batches``. What reads and stores much, or takes long, ends a call of ``apply`` early, so
-that neither memory nor the event loop are taken by a few bytes of the log.
+are done by ``raft_node.kv.conditional``, and batches of puts by ``raft_node.kv.put_batches``. What reads and stores
+much, or takes long, ends a call of ``apply`` early, so that neither memory nor the event loop are taken by a few bytes
+of the log.
 
 Invariants:
 1. What an entry does depends on the entries before it and on nothing else.
