@@ -126,7 +126,7 @@ class PutBatches:
         return all(allowed(caller, Verb.WRITE, key) for key in keys)
 
     async def _write(self, shard: int, puts: Puts, deadline_s: float) -> tuple[list[Written], list[Puts]]:
-        """Sends puts to a shard, part after part; returns what became of them, and those whose keys it does not own."""
+        """Sends puts to a shard, part after part; returns what became of them, and those that are sent again."""
         parts = list(_parts(puts))
         if len(parts) == 1:
             found = [await self._send(shard, puts, deadline_s)]
@@ -146,7 +146,7 @@ class PutBatches:
         )
 
     async def _send(self, shard: int, part: Puts, deadline_s: float) -> Written | Puts:
-        """Sends a part; returns what became of it, or the part if the shard does not own all of its keys."""
+        """Sends a part; returns what became of it, or the part if nothing was done and it is to be sent again."""
         count = len(part.keys)
         try:
             operation = self._router.write(
@@ -157,13 +157,15 @@ class PutBatches:
             if error.code == "wrong_shard" and asyncio.get_running_loop().time() < deadline_s:
                 return part
             return Written(part.places, None, [Outcome(error, shard)] * count)
+        if result.status == Status.RESULT_TOO_LARGE and count > 1:
+            return part
         revisions = decode_results(result.value, count) if result.status == Status.OK else None
         if revisions is None:
             return Written(part.places, None, outcomes_of(operation, result, shard, count))
         return Written(part.places, revisions, (), operation.receipt)
 
     async def _put_again(self, moved: Sequence[Puts], wishes: Wishes) -> list[Written]:
-        """Puts the keys of slots that are moving one by one, since each may be of another shard."""
+        """Has ``Fanout`` put keys of which slots are moving, since each may be of another shard."""
         await asyncio.sleep(REROUTE_S)
         parts = sorted(
             Part(place, Command(Opcode.PUT, key, b"", value, 0))
