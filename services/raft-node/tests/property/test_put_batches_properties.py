@@ -15,6 +15,7 @@ from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import CorruptionError
 from raft_node.kv.keyspace import SLOTS_KEY
+from raft_node.kv.operations.work import Outcome
 from raft_node.kv.ownership import Ownership
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
@@ -81,7 +82,7 @@ def test_puts_do_the_same_by_columns_and_one_by_one(seed: int, owned: str) -> No
         store = DictStore()
         store.data[SLOTS_KEY] = Ownership(3, OWNERSHIPS[owned]).encode()
         machine = kind.open(store)
-        outcomes = []
+        outcomes: list[Outcome] = []
         while len(outcomes) < len(log):
             outcomes += machine.apply(log[len(outcomes) : len(outcomes) + chance.choice((1, 2, 5, 40))])
         found.append((outcomes, store.data, machine.revision))
