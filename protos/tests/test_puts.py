@@ -14,6 +14,18 @@ from doug_wire.payload import BATCH_PART, decode_batch, encode_batch
 from doug_wire.pipe import Status
 
 
+def test_golden_bytes() -> None:
+    heads = (
+        "15000000" + "01000100000002000000" + "0000000000000000",
+        "14000000" + "01000200000000000000" + "0000000000000000",
+    )
+    assert puts.encode_puts([b"a", b"bc"], [b"de", b""]).hex() == "02000000" + heads[0] + "616465" + heads[1] + "6263"
+    assert puts.encode_results(2, 258).hex() == (
+        "0000000000000000" + "0000" + "0201000000000000" + "000000000000"
+        "0100000000000000" + "0000" + "0301000000000000" + "000000000000"
+    )
+
+
 def drawn(chance: random.Random) -> tuple[list[bytes], list[bytes]]:
     """Keys and values, of one size each or of several."""
     count = chance.choice((1, 2, 7, BATCH_PART, BATCH_PART + 1))
