@@ -113,13 +113,17 @@ async def test_who_would_wait_too_long_is_refused_at_once(
     greedy.put("more")
     found, told = await greedy.answer()
     assert (found, b"retry-after: 1\r\n" in told) == (status, True)
+    shown = {"operations": [{"op": "put", "key": "in-a-batch", "value": "v"}]}
+    batch = asyncio.create_task(facade.http.post("/v1/batch", json=shown))
+    await facade.until(lambda: load.items == 5, "a batch to be let in")
     other.put("other")
     if window:
-        await facade.until(lambda: load.items == 5, "another client to be let in")
+        await facade.until(lambda: load.items == 6, "another client to be let in")
     else:
         assert (await other.answer())[0] == 503
     node.silent = False
     assert [(await client.answer())[0] for client in held] == [200] * 4
+    assert [each["status"] for each in (await batch).json()["results"]] == [200]
     if window:
         assert (await other.answer())[0] == 200
     assert not shard.waits.are_long(Kind.WRITE, loop.time()), "the answers came soon"

@@ -159,6 +159,7 @@ class Registry:
         load = self.check_room(shard, size)
         loop = self._loop
         now_s = loop.time()
+        late = not deadline_s and load.items >= MANY and shard.waits.are_long(kind, now_s)  # Batches come in whole.
         if not deadline_s:
             deadline_s = now_s + self.timeout_s
         elif deadline_s <= now_s:
@@ -167,7 +168,6 @@ class Registry:
             operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
         )
         turns, entered = load.turns, True
-        late = load.items >= MANY and shard.waits.are_long(kind, now_s)
         if late and turns is None:
             raise NotAppliedError("overloaded", "Requests wait too long for this shard.", shard=shard.id)
         if turns is not None and to is None:
