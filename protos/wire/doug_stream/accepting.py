@@ -1,8 +1,8 @@
 """Accepts connections for as long as a listener lives.
 
 Whoever waits is taken, up to ``AT_ONCE`` in one turn of the loop. uvloop accepts one: connections would wait for as
-many turns as there are others before them, and a loop that is busy turns only a few times a second. A probe would then
-wait for minutes behind a crowd, and a healthy process be restarted.
+many turns as there are others before them, and a loop that is busy turns only a few times a second. A probe then
+waits for seconds behind a crowd, and a healthy process may be restarted.
 
 accept(2) also returns the errors of the connection that it would have returned, such as that of a network that has
 just gone or of a firewall that refuses it, and those of a process without a free descriptor. A listener that ended with
