@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from tools.kubernetes import build, machine
-from tools.kubernetes.layout import Layout
+from tools.kubernetes.layout import GROUP, Layout
+
+HANDED_DOWN = "cgroup.subtree_control"
 
 
 def layout_in(folder: Path, **environment: str) -> Layout:
@@ -67,10 +69,92 @@ def test_a_machine_whose_cgroups_cannot_be_changed_is_told_and_left_as_it_was(
     layout = layout_in(tmp_path / "cache")
     fit_machine(layout, monkeypatch)
     groups = tmp_path / "groups"
-    (groups / "cgroup.subtree_control").mkdir(parents=True)
+    (groups / HANDED_DOWN).mkdir(parents=True)
     (groups / "cgroup.controllers").write_text(" ".join(machine.CONTROLLERS_V2))
     monkeypatch.setattr(machine, "GROUPS", groups)
     with pytest.raises(machine.Unfit, match="no cgroup for the pods can be made here"):
         machine.up(layout)
     assert {path.name for path in layout.root.iterdir()} == {"bin", "logs"}
-    assert {path.name for path in groups.iterdir()} == {"cgroup.controllers", "cgroup.subtree_control"}
+    assert {path.name for path in groups.iterdir()} == {"cgroup.controllers", HANDED_DOWN}
+
+
+def unified_groups(folder: Path, monkeypatch: pytest.MonkeyPatch, has: str, hands_down: str) -> Path:
+    """The tree of cgroup v2; a file keeps what was written last, where the kernel would add and remove words."""
+    folder.mkdir()
+    (folder / "cgroup.controllers").write_text(has)
+    (folder / HANDED_DOWN).write_text(hands_down)
+    monkeypatch.setattr(machine, "GROUPS", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("has", "told"),
+    [
+        # Debian's kernel: the kubelet refuses a cgroup without hugetlb if the kernel has it.
+        ("cpuset cpu io memory hugetlb pids rdma misc", {"+cpu", "+cpuset", "+hugetlb", "+memory", "+pids"}),
+        # One processor, no huge pages: the kernel refuses the whole line if one word of it is unknown.
+        ("cpu io memory pids", {"+cpu", "+memory", "+pids"}),
+    ],
+)
+def test_the_pods_get_every_controller_of_the_kubelet_that_the_kernel_has(
+    has: str, told: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = unified_groups(tmp_path / "groups", monkeypatch, has, "")
+    machine.make_group()
+    assert set((groups / HANDED_DOWN).read_text().split()) == told
+    assert set((groups / GROUP / HANDED_DOWN).read_text().split()) == told
+
+
+def test_only_controllers_without_which_the_kubelet_cannot_do_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = layout_in(tmp_path / "cache")
+    fit_machine(layout, monkeypatch)
+    groups = unified_groups(tmp_path / "groups", monkeypatch, "cpu io memory pids", "")
+    assert machine.unfit(layout) == ""
+    (groups / "cgroup.controllers").write_text("cpu cpuset io pids")
+    assert "lacks some of the controllers cpu, memory, pids" in machine.unfit(layout)
+
+
+class Kernel:
+    """The root's file of controllers as the kernel has it: words are added and removed, and some are in use."""
+
+    def __init__(self, file: Path, used: str) -> None:
+        self.file, self.used = file, used.split()
+        self.write = Path.write_text
+
+    def take(self, path: Path, text: str) -> int:
+        if path.parent.name == GROUP:
+            # Files of a cgroup are no obstacle to its removal, those of a test would be one.
+            return 0
+        if path != self.file:
+            return self.write(path, text)
+        words = self.file.read_text().split()
+        for word in text.split():
+            name = word[1:]
+            if word == f"-{name}" and name in self.used:
+                raise OSError(16, "Device or resource busy")
+            words = [*(one for one in words if one != name), *([name] if word[0] == "+" else [])]
+        return self.write(path, " ".join(words))
+
+
+@pytest.mark.parametrize(("used", "after"), [("", "memory pids"), ("cpu", "cpu memory pids")])
+def test_the_root_hands_down_what_it_did_before(
+    used: str, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Save what somebody else began to use in the meantime."""
+    layout = layout_in(tmp_path / "cache")
+    fit_machine(layout, monkeypatch)
+    groups = unified_groups(tmp_path / "groups", monkeypatch, "cpuset cpu io memory hugetlb pids", "memory pids")
+    kernel = Kernel(groups / HANDED_DOWN, used)
+
+    def write(path: Path, text: str) -> int:
+        return kernel.take(path, text)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    # Namespaces could be made, but what is to hold them ends.
+    monkeypatch.setattr(machine, "UNSHARE", ("sh", "-c", '[ "$0" = true ]'))
+    with pytest.raises(machine.Broken, match="no namespaces"):
+        machine.up(layout)
+    assert sorted((groups / HANDED_DOWN).read_text().split()) == after.split()
+    assert {path.name for path in layout.root.iterdir()} == {"bin", "logs"}

@@ -40,7 +40,11 @@ NEEDED = {
 PLUGINS = ("ptp", "portmap", "host-local", "loopback")
 GROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "memory", "pids")
-CONTROLLERS_V2 = ("cpu", "cpuset", "memory", "pids")
+CONTROLLERS_V2 = ("cpu", "cpuset", "hugetlb", "memory", "pids")
+"""All that the kubelet uses: it refuses a cgroup that lacks one which the kernel has."""
+NEEDED_V2 = ("cpu", "memory", "pids")
+"""Those without which it cannot do; a kernel for one processor has no cpuset."""
+HANDED_DOWN = "cgroup.subtree_control"
 WEIGHTS = {"cpu.shares": "10240", "cpu.weight": "1000"}
 """The pods' share of the processors, with cgroup v1 and v2: as much as ten processes beside them.
 
@@ -78,8 +82,8 @@ def unfit(layout: Layout) -> str:
         return f"programs are missing (Debian: {' '.join(packages)})"
     if not unified() and [name for name in CONTROLLERS_V1 if not (GROUPS / name).is_dir()]:
         return f"{GROUPS} has neither cgroup v2 nor the controllers {', '.join(CONTROLLERS_V1)} of v1"
-    if unified() and not set(CONTROLLERS_V2) <= set((GROUPS / "cgroup.controllers").read_text().split()):
-        return f"{GROUPS} lacks some of the controllers {', '.join(CONTROLLERS_V2)}"
+    if unified() and not set(NEEDED_V2) <= _words(GROUPS / "cgroup.controllers"):
+        return f"{GROUPS} lacks some of the controllers {', '.join(NEEDED_V2)}"
     if not has_overlay():
         return "the kernel has no overlay file system"
     if other := _other(layout):
@@ -121,6 +125,14 @@ UNSHARE = (
 def unified() -> bool:
     """Whether this machine has cgroup v2."""
     return (GROUPS / "cgroup.controllers").exists()
+
+
+def _words(path: Path) -> set[str]:
+    """The words of a file of cgroups; none if it cannot be read."""
+    try:
+        return set(path.read_text().split())
+    except OSError:
+        return set()
 
 
 # -- the holder -------------------------------------------------------------------------------------------------------
@@ -239,6 +251,7 @@ def up(layout: Layout) -> None:
     files.write_all(layout)
     settings = {name: Path("/proc/sys", name).read_text() for name in SYSCTLS if Path("/proc/sys", name).exists()}
     (layout.root / "sysctls.json").write_text(json.dumps(settings))
+    (layout.root / "controllers").write_text(" ".join(_words(GROUPS / HANDED_DOWN)))
     try:
         make_group()
     except OSError as error:
@@ -292,10 +305,11 @@ def down(layout: Layout) -> None:
                 raise Broken(f"process {pid} does not end")
             time.sleep(0.05)
     _remove_group()
+    _take_back(layout)
     with contextlib.suppress(FileNotFoundError):
         for name, value in json.loads((layout.root / "sysctls.json").read_text()).items():
             Path("/proc/sys", name).write_text(value)
-    for name in ("sysctls.json", "holder.json"):
+    for name in ("sysctls.json", "controllers", "holder.json"):
         (layout.root / name).unlink(missing_ok=True)
     shutil.rmtree(layout.state, ignore_errors=True)
 
@@ -310,16 +324,29 @@ def _group_folders() -> list[Path]:
 
 def make_group() -> None:
     """Makes the cgroup in which the kubelet makes those of the pods."""
+    wanted = set(CONTROLLERS_V2) & _words(GROUPS / "cgroup.controllers")
+    hand_down = " ".join(f"+{name}" for name in sorted(wanted))
     if unified():
         # A group has only the controllers that its parent hands down.
-        (GROUPS / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS_V2))
+        (GROUPS / HANDED_DOWN).write_text(hand_down)
     for folder in _group_folders():
         folder.mkdir(exist_ok=True)
         if unified():
-            (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS_V2))
+            (folder / HANDED_DOWN).write_text(hand_down)
         for name, weight in WEIGHTS.items():
             if (folder / name).exists():
                 (folder / name).write_text(weight)
+
+
+def _take_back(layout: Layout) -> None:
+    """Has the root cgroup of v2 hand down what it did before the cluster was there."""
+    note = layout.root / "controllers"
+    if not note.exists():
+        return
+    for name in sorted(_words(GROUPS / HANDED_DOWN) & set(CONTROLLERS_V2) - _words(note)):
+        # Somebody else may have begun to use it.
+        with contextlib.suppress(OSError):
+            (GROUPS / HANDED_DOWN).write_text(f"-{name}")
 
 
 def _remove_group() -> None:
