@@ -8,6 +8,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
+import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
@@ -17,6 +19,7 @@ from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, Held, T
 from doug_wire.auth.grants import Grant, Verb
 from facade.client import auth_state
 from facade.client.auth_state import COPY_AGE_S, ENDED_MS, USE_BYTES, AuthState
+from facade.client.operators.leader_calls import TRY_S
 from facade.errors import ProblemError
 from facade.routes.auth import NewToken, _Users
 
@@ -153,6 +156,24 @@ async def test_another_shard_that_hangs_does_not_delay_what_shard_0_tells() -> N
     assert set(state.document.tokens) == {"a"}
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_change_is_made_by_a_new_leader_though_the_old_one_hangs() -> None:
+    asked: list[float] = []
+    state, new = state_with(Leader()), Leader(EMPTY.encode(), 1)
+
+    class Hanging(Leader):
+        async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+            asked.append(timeout_s)
+            state._directory.shards[0].leader = cast(Any, new)
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Deadline Exceeded"
+            )
+
+    state._directory.shards[0].leader = cast(Any, Hanging())
+    changed = await state.change(with_token("a"))
+    assert set(changed.tokens) == {"a"}
+    assert asked == [TRY_S], "it does not wait for as long as the whole change may take"
 
 
 async def test_a_change_does_not_put_an_older_document_back() -> None:

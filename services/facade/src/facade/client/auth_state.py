@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import grpc
@@ -197,7 +197,7 @@ class AuthState:
         if shard is None:
             raise NotAppliedError("starting", "It is not known where shard 0's nodes are.", shard=0)
         for _ in range(CHANGE_TRIES):
-            held = await ask_leader(shard, lambda node, left_s: node.get_auth(0, left_s), CHANGE_S, _judge_read, _late)
+            held = await ask_leader(shard, _get_auth, CHANGE_S, _judge_read, _late, reads=True)
             before = _decoded(held)
             made = make(before)
             if made == before and held.revision:
@@ -226,6 +226,10 @@ class AuthState:
             return True
 
         return await ask_leader(shard, call, CHANGE_S, _judge_change, _late)
+
+
+def _get_auth(node: Node, left_s: float) -> Awaitable[admin_pb2.GetAuthResponse]:
+    return node.get_auth(0, left_s)
 
 
 def _is(document: Document, data: bytes) -> bool:

@@ -32,6 +32,7 @@ def few(handler: Handler) -> Handler:
     if not handler.response_streaming:
         return handler
     codecs = (handler.request_deserializer, handler.response_serializer)
+    serves: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
     going_on = 0
 
     async def asked(requests: Any, context: Context) -> None:
@@ -41,7 +42,7 @@ def few(handler: Handler) -> Handler:
         going_on += 1
         try:
             async with asyncio.timeout(ASKING_S):
-                async for answer in handler.stream_stream(requests, context):  # type: ignore[misc]
+                async for answer in serves(requests, context):
                     await context.write(answer)
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"such a call lasts for {ASKING_S:g} s at most")
@@ -54,7 +55,7 @@ def few(handler: Handler) -> Handler:
             await _refuse(context, WATCHING_MAX)
         going_on += 1
         try:
-            await handler.unary_stream(request, context)  # type: ignore[misc]
+            await serves(request, context)
         finally:
             going_on -= 1
 
