@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+from typing import Any
 
 import grpc.aio
 import h2.config
@@ -134,7 +135,7 @@ async def test_calls_of_others_that_last_are_few_and_those_that_end_make_room(mo
     async def watch(_: object, context: object) -> None:
         await going_on.wait()
 
-    limited = others.few(grpc.unary_stream_rpc_method_handler(watch))
+    limited: Any = others.few(grpc.unary_stream_rpc_method_handler(watch))
     context = FakeContext()
     held = [asyncio.create_task(limited.unary_stream(None, context)) for _ in range(2)]
     await asyncio.sleep(0)
