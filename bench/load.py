@@ -132,6 +132,7 @@ class LoadResult:
         """The figures, for people and for JSON."""
         return {
             "operations_per_s": round(self.operations_per_s, 1),
+            "begun": self.begun,
             "ok": self.ok,
             "seconds": round(self.seconds, 2),
             "p50_ms": round(self.percentile_ms(0.5), 2),

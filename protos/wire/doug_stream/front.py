@@ -126,16 +126,19 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            client, peer = await accepted(loop, listener)
-            if not self._has_room(peer[0]):
-                client.close()
-                continue
-            client.setblocking(False)
-            with contextlib.suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._hand_over(client))
-            self._deciding[task] = peer[0]
-            task.add_done_callback(lambda done: self._deciding.pop(done, None))
+            for client, peer in await accepted(loop, listener):
+                self._take(client, peer[0])
+
+    def _take(self, client: socket.socket, host: str) -> None:
+        if not self._has_room(host):
+            client.close()
+            return
+        client.setblocking(False)
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.create_task(self._hand_over(client))
+        self._deciding[task] = host
+        task.add_done_callback(lambda done: self._deciding.pop(done, None))
 
     def _has_room(self, host: str) -> bool:
         """Whether one more connection of an address may be taken; of IPv6, of its network."""

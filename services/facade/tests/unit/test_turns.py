@@ -41,11 +41,11 @@ class Shard:
         assert self.load.turns is not None
         return self.load.turns
 
-    def ask(self, name: str, size: int = SIZE) -> Operation | None:
+    def ask(self, name: str, size: int = SIZE, *, late: bool = False) -> Operation | None:
         load = self.load
         operation = Operation(0, Kind.WRITE, 0, load, b"", b"x" * size, 0.0, Future(), True)  # type: ignore[arg-type]
         try:
-            operation.client = self.turns.admit(name, load.items, size, load.size)
+            operation.client = self.turns.admit(name, load.items, size, load.size, late=late)
         except TooManyRequestsError:
             self.refused[name] += 1
             return None
@@ -185,3 +185,16 @@ def test_whoever_has_used_up_its_rate_takes_nothing_from_others_at_its_address()
         return let_in
 
     assert [taken("token:greedy", 9), taken("token:polite", 3)] == [2, 2]
+
+
+def test_while_answers_are_late_nobody_holds_more_than_their_part() -> None:
+    shard = Shard()
+    for _ in range(30):
+        assert shard.ask("greedy")
+    assert not shard.ask("greedy", late=True), "alone it holds all that is under way"
+    assert [bool(shard.ask("polite", late=True)) for _ in range(20)] == [True] * 20
+    assert not shard.ask("greedy", late=True)
+    for _ in range(30):
+        shard.ask("polite", late=True)
+    assert shard.refused["polite"], "nor may who came later"
+    assert shard.ask("greedy"), "until answers come in time again"
