@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 
 from hypothesis import given
@@ -168,6 +169,22 @@ def test_an_address_has_so_many_connections() -> None:
     for address in "aab":
         quotas.disconnect(address)
     assert not quotas._connections
+
+
+def test_whoever_has_used_up_its_rate_takes_nothing_from_others_at_its_address() -> None:
+    quotas = Quotas(
+        Settings(nodes={0: {"n": "127.0.0.1:1"}}, client_requests_per_s=2, address_requests_per_s=6), lambda: 1000.0
+    )
+
+    def taken(principal: str, count: int) -> int:
+        let_in = 0
+        for _ in range(count):
+            with contextlib.suppress(TooManyRequestsError):
+                quotas.take(principal, "192.0.2.1")
+                let_in += 1
+        return let_in
+
+    assert [taken("token:greedy", 9), taken("token:polite", 3)] == [2, 2]
 
 
 def test_while_answers_are_late_nobody_holds_more_than_their_part() -> None:
