@@ -135,12 +135,12 @@ class _Encoded:
         """The shards as a list."""
         known = self._of.get(vitals)
         if known is None or known[0] is not statuses:
-            known = self._of[vitals] = statuses, asyncio.create_task(self._encode(statuses, vitals=vitals))
+            known = self._of[vitals] = statuses, asyncio.create_task(self._joined(statuses, vitals=vitals))
         # Whoever gives up does not end it for the others.
         return await asyncio.shield(known[1])
 
     @staticmethod
-    async def _encode(statuses: Statuses, *, vitals: bool) -> bytes:
+    async def _joined(statuses: Statuses, *, vitals: bool) -> bytes:
         encoded = []
         for piece in pieces(statuses, vitals=vitals):
             encoded.append(piece)
