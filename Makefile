@@ -149,7 +149,7 @@ vendor: setup ## Fetch what others wrote for the console and its tests, as tools
 	$(BIN)/python -m tools.vendor
 
 pictures: browser-tools ## Make the pictures of the console in docs/images, from a real cluster; needs chromium
-	$(BIN)/python -m tools.pictures
+	$(BIN)/python -m tools.pictures $(ARGS)
 
 console-types: setup ## Check the types of the console's modules by TypeScript; needs npm
 	$(BIN)/python -m tools.console_types

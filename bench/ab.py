@@ -41,6 +41,8 @@ from bench.smoke import Meter, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP_OPERATIONS = 20_000
+SINGLE = ("put", "linearizable", "eventual")
+"""The loads that are compared if none are named. A batch of 128 puts counts as one operation."""
 
 
 class Side(NamedTuple):
@@ -60,7 +62,7 @@ class Side(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A load to compare: ``put``, or ``get`` with a consistency, at a number of connections."""
+    """A load to compare: ``put``, ``get`` with a consistency, or ``batch``, at a number of connections."""
 
     kind: str
     consistency: str
@@ -218,8 +220,8 @@ def compare(sides: Sequence[Side], options: argparse.Namespace) -> list[Comparis
         measure(side.cluster, side.meter, "fill", fill, url=side.url)
     loads = [
         Load(kind, consistency, connections)
-        for kind, consistency in (("put", ""), ("get", "linearizable"), ("get", "eventual"))
-        if not options.only or (consistency or kind) in options.only
+        for kind, consistency in (("put", ""), ("get", "linearizable"), ("get", "eventual"), ("batch", ""))
+        if (consistency or kind) in options.only
         for connections in options.connections
     ]
     found = [Comparison(load) for load in loads]
@@ -327,7 +329,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each load lasts")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64, 256])
-    parser.add_argument("--only", nargs="+", choices=("put", "linearizable", "eventual"), default=[])
+    parser.add_argument("--only", nargs="+", choices=(*SINGLE, "batch"), default=SINGLE)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--value-bytes", type=int, default=100)
     parser.add_argument("--shards", type=int, default=1)

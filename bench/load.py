@@ -36,6 +36,9 @@ STEP = 48_271
 CONDITIONS = {"exists": b"if-match: *\r\n", "absent": b"if-none-match: *\r\n", "revision": b"if-match: %b\r\n"}
 """What the condition of a put is, by its name; for ``revision`` with the tag that the key had last."""
 
+BODIES = 64
+"""The number of different requests of a load of batches, which are made before it begins."""
+
 SWEEP_S = 0.1
 RECONNECT_S = 0.05
 
@@ -45,7 +48,7 @@ class Workload:
     """The requests of a run.
 
     Attributes:
-        kind: ``put`` or ``get``.
+        kind: ``put``, ``get``, or ``batch``: requests with many puts each, of which one counts as one operation.
         connections: How many keep-alive connections are used.
         seconds: After how many seconds no further operation is begun.
         operations: After how many operations to stop, if that comes first; 0: no limit.
@@ -58,6 +61,7 @@ class Workload:
         seed: The seed of the order in which keys are read, and of the values.
         condition: The condition of puts, one of ``CONDITIONS``; empty for none.
         headers: Further headers of every request, as name and value; ``authorization``, say.
+        batch: How many puts a request of ``batch`` has.
     """
 
     kind: str
@@ -73,9 +77,10 @@ class Workload:
     seed: int = 1
     condition: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    batch: int = 128
 
     def __post_init__(self) -> None:
-        assert self.kind in ("put", "get"), self.kind
+        assert self.kind in ("put", "get", "batch"), self.kind
         assert not self.condition or (self.kind == "put" and self.condition in CONDITIONS), self.condition
         assert self.keys % STEP, "the keys would not all be visited"
 
@@ -132,6 +137,7 @@ class LoadResult:
         """The figures, for people and for JSON."""
         return {
             "operations_per_s": round(self.operations_per_s, 1),
+            "begun": self.begun,
             "ok": self.ok,
             "seconds": round(self.seconds, 2),
             "p50_ms": round(self.percentile_ms(0.5), 2),
@@ -163,6 +169,14 @@ class _Run:
         self._put_tail = self._head + self._put_rest
         query = f"?consistency={workload.consistency}" if workload.consistency else ""
         self._get_tail = query.encode() + self._head + b"\r\n"
+        self._batches = [self._batch(number) for number in range(BODIES)] if workload.kind == "batch" else []
+
+    def _batch(self, number: int) -> bytes:
+        workload, value = self._workload, "v" * self._workload.value_bytes
+        keys = [workload.key(number * workload.batch + place) for place in range(workload.batch)]
+        body = json.dumps({"operations": [{"op": "put", "key": key, "value": value} for key in keys]}).encode()
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        return b"POST /v1/batch" + self._head + head + body
 
     def next_request(self, now_ns: int) -> bytes | None:
         workload, result = self._workload, self.result
@@ -179,8 +193,15 @@ class _Run:
                 assert self.tags is not None, "nothing has told the tags"
                 condition %= self.tags[key]
             return b"PUT /v1/kv/" + key + self._head + condition + self._put_rest
+        if workload.kind == "batch":
+            return self._batches[index % BODIES]
         index = int(self._random.random() * (workload.known or workload.keys))
         return b"GET /v1/kv/" + workload.key(index).encode() + self._get_tail
+
+    @property
+    def batch(self) -> int:
+        """How many puts each request has; 0 if it is none of several."""
+        return self._workload.batch if self._batches else 0
 
     def answered(self, status: int, sent_ns: int, now_ns: int) -> None:
         result = self.result
@@ -225,12 +246,15 @@ class _LoadConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         now_ns = time.perf_counter_ns()
-        self._run.answered(self._parser.get_status_code(), self.sent_ns, now_ns)
+        self._run.answered(self.status(), self.sent_ns, now_ns)
         self.sent_ns = 0
         if self._parser.should_keep_alive():
             self._next(now_ns)
         elif self._transport is not None:
             self._transport.close()
+
+    def status(self) -> int:
+        return self._parser.get_status_code()
 
     def _next(self, now_ns: int) -> None:
         assert self._transport is not None
@@ -271,10 +295,25 @@ class _TaggedConnection(_LoadConnection):
             self._run.tags[self._key] = value
 
 
+class _BatchConnection(_LoadConnection):
+    """The same for batches: an answer in which a put failed counts as one with the status 0."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__(run)
+        self._pieces: list[bytes] = []
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def status(self) -> int:
+        body, self._pieces = b"".join(self._pieces), []
+        return super().status() if body.count(b'{"status":200') == self._run.batch else 0
+
+
 async def _keep_connected(run: _Run, host: str, port: int, live: set[_LoadConnection]) -> None:
     """Runs one closed loop and opens its connection again whenever that is lost before the end."""
     loop = asyncio.get_running_loop()
-    kind = _LoadConnection if run.tags is None else _TaggedConnection
+    kind = _BatchConnection if run.batch else _LoadConnection if run.tags is None else _TaggedConnection
     while time.perf_counter_ns() < run.ends_ns:
         try:
             _, connection = await loop.create_connection(functools.partial(kind, run), host, port)
@@ -344,7 +383,7 @@ def main() -> int:
     """Runs the command line: ``python -m bench.load URL put --connections 64 --seconds 10``."""
     parser = argparse.ArgumentParser(description="Puts load on a DougDB facade and prints what came of it.")
     parser.add_argument("url")
-    parser.add_argument("kind", choices=("put", "get"))
+    parser.add_argument("kind", choices=("put", "get", "batch"))
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--operations", type=int, default=0)

@@ -46,7 +46,7 @@ def test_the_means_say_how_sure_they_are(comparison: Comparison) -> None:
     assert comparison.means() == "", "one pair tells nothing of it"
 
 
-@pytest.mark.parametrize("kind", ["put", "get"])
+@pytest.mark.parametrize("kind", ["put", "get", "batch"])
 def test_each_request_of_a_load_carries_the_headers(kind: str) -> None:
     load = Workload(kind=kind, seconds=1, headers=(("authorization", "Bearer abc"), ("x-other", "1")))
     head = request_of(load).partition(b"\r\n\r\n")[0].split(b"\r\n")

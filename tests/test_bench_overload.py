@@ -13,10 +13,12 @@ GOOD: dict[str, Any] = {
     "before": {"operations_per_s": 1000, "errors": {}},
     "during": {"operations_per_s": 1100, "errors": {"429": 7, "503": 9}},
     "after": {"operations_per_s": 900, "errors": {}},
+    "probes": {"answers": {"/livez 200": 3}, "longest_ms": 4.0},
     "recovered_s": 2,
     "growth_mb": {"facade 1": 30.0, "node 2": -3.0},
     "terms_changed": {},
 }
+CROWD = {"crowd": {"kinds": {"200": 100, "429 too_many_requests": 900}, "with_retry_after": 900}}
 
 
 def test_refusals_that_say_so_are_within_the_limits() -> None:
@@ -27,6 +29,10 @@ def test_refusals_that_say_so_are_within_the_limits() -> None:
     ("changed", "words"),
     [
         ({"during": {"operations_per_s": 5, "errors": {"504": 1, "timeout": 2}}}, "['504', 'timeout']"),
+        ({"probes": {"answers": {"/livez 200": 3, "/readyz no answer": 1}}}, "/readyz no answer"),
+        ({"during": CROWD | {"errors": {"429 too_many_requests": 900, "gave up": 11}}}, "11 requests were not"),
+        ({"during": CROWD | {"errors": {"429 too_many_requests": 901}}}, "of 901 refusals 900 said"),
+        ({"during": CROWD | {"errors": {"504 deadline_exceeded": 1, "429 x": 900}}}, "504 deadline_exceeded"),
         ({"recovered_s": 6}, "full speed was back after 6 s"),
         ({"recovered_s": None}, "full speed was back after None s"),
         ({"after": {"operations_per_s": 900, "errors": {"503": 1}}}, "errors before or after"),

@@ -82,6 +82,8 @@ ENCODERS = {
     "protos/wire/doug_wire/pipe.py:encode_read": f"{WIRE}/test_pipe.py::test_golden_bytes",
     "protos/wire/doug_wire/pipe.py:encode_result": f"{WIRE}/test_pipe.py::test_golden_bytes",
     "protos/wire/doug_wire/pipe.py:encode_write": f"{WIRE}/test_pipe.py::test_golden_bytes",
+    "protos/wire/doug_wire/puts.py:encode_puts": f"{WIRE}/test_puts.py::test_golden_bytes",
+    "protos/wire/doug_wire/puts.py:encode_results": f"{WIRE}/test_puts.py::test_golden_bytes",
     "protos/wire/doug_wire/scan.py:encode_entry": f"{WIRE}/test_scan.py::test_golden_bytes",
     "protos/wire/doug_wire/scan.py:encode_prefix": f"{WIRE}/test_scan.py::test_golden_bytes",
     "protos/wire/doug_wire/trace_context.py:encode_traces": (

@@ -151,3 +151,15 @@ def test_a_token_is_found_by_its_id_and_proved_by_its_secret() -> None:
 )
 def test_what_is_no_token_is_none(text: str) -> None:
     assert tokens.parse(text) is None
+
+
+def test_tokens_that_have_ended_go_with_what_they_were_given() -> None:
+    ends = {"past": 1000, "now": 2000, "later": 2001, "never": 0}
+    document = EMPTY
+    for number, (name, expires_ms) in enumerate(ends.items()):
+        record = TokenRecord(f"{number:016x}", b"\1" * 16, b"\2" * 32, Held(roles=("reader",)), 1, expires_ms)
+        document = document.with_token(name, record).with_user(f"token:{name}", "writer")
+    left = document.without_expired(2000)
+    assert set(left.tokens) == {"later", "never"} and set(left.users) == {"token:later", "token:never"}
+    assert left.without_expired(2000) is left
+    assert document.without_expired(0) is document

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doug_wire.networks import host_of, network_of
-from doug_wire.rates import CLIENTS_MAX, Rate
+from doug_wire.rates import CLIENTS_MAX, FORGOTTEN, Rate
 
 
 class Clock:
@@ -67,10 +67,26 @@ def test_what_is_kept_of_addresses_is_bounded() -> None:
     rate = Rate(1, clock)
     for number in range(CLIENTS_MAX + 10):
         rate.take(str(number))
-    assert len(rate._full_s) == CLIENTS_MAX
+    assert len(rate._full_s) <= CLIENTS_MAX
     clock.now_s += 5
-    rate.take("one more")
-    assert len(rate._full_s) == 1
+    for number in range(FORGOTTEN):
+        rate.take(f"later {number}")
+    assert len(rate._full_s) <= FORGOTTEN
+
+
+def test_many_addresses_are_forgotten_at_a_time() -> None:
+    """To look for one takes as long as to look for all: a request from a new address took a millisecond."""
+    clock = Clock()
+    rate = Rate(1, clock)
+    for number in range(CLIENTS_MAX + 1):
+        assert rate.take(str(number)) == 0
+    assert [rate.wait(str(number)) for number in (0, FORGOTTEN - 1, FORGOTTEN, CLIENTS_MAX)] == [0, 0, 1, 1]
+
+
+def test_what_another_limit_refuses_is_not_counted() -> None:
+    rate = Rate(2, Clock())
+    assert [rate.wait("a") for _ in range(5)] == [0] * 5
+    assert [rate.take("a") for _ in range(3)] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -372,3 +372,26 @@ async def test_new_certificates_count_for_new_connections(tmp_path: Path) -> Non
         authority.write_certificate(tmp_path / "facade", ["new.name"])
         assert facade.refresh()
         assert await ask_own(front, facade.dialling_context()) == b"own new.name hi"
+
+
+async def test_who_sends_a_byte_and_its_end_is_looked_at_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket of such a client is always readable: 1,000 of them took a fifth of a processor."""
+    pauses: list[float] = []
+    pass_by = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 9:
+            raise TimeoutError  # As if its ten seconds were over.
+        await pass_by(0)
+
+    async with serving(None) as (front, _):
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        writer.write(b"P")
+        writer.write_eof()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        monkeypatch.undo()
+        writer.close()
+    assert pauses == [0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0, 1.0, 1.0]

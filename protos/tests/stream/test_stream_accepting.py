@@ -25,10 +25,17 @@ class FakeLoop:
         return "a connection", "an address"
 
 
+class FakeListener:
+    """Nobody else waits at it."""
+
+    def accept(self) -> Any:
+        raise BlockingIOError
+
+
 async def accept(*errors: int) -> Any:
     loop: Any = FakeLoop(*errors)
-    listener: Any = None
-    return await accepted(loop, listener)
+    listener: Any = FakeListener()
+    return list(await accepted(loop, listener))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ async def accept(*errors: int) -> Any:
 )
 async def test_the_error_of_one_connection_ends_nothing(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "TRY_AGAIN_S", 0.0)
-    assert await accept(error, error) == ("a connection", "an address")
+    assert await accept(error, error) == [("a connection", "an address")]
 
 
 async def test_a_listener_that_cannot_be_used_is_told_to_the_loop() -> None:

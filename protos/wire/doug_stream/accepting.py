@@ -1,12 +1,18 @@
 """Accepts connections for as long as a listener lives.
 
+Whoever waits is taken, up to ``AT_ONCE`` in one turn of the loop. uvloop accepts one: connections would wait for as
+many turns as there are others before them, and a loop that is busy turns only a few times a second. A probe then
+waits for seconds behind a crowd, and a healthy process may be restarted.
+
 accept(2) also returns the errors of the connection that it would have returned, such as that of a network that has
 just gone or of a firewall that refuses it, and those of a process without a free descriptor. A listener that ended with
 one of them would be deaf for ever, in a process that looks well. Must not know what a connection is for.
 
-Invariant: only an error of the listener itself ends the accepting, and nobody overlooks that.
+Invariants:
+    1. Only an error of the listener itself ends the accepting, and nobody overlooks that.
+    2. One turn of the loop takes ``AT_ONCE`` connections at most, so that those who have one are served, too.
 
-Source: accept(2), "Error handling".
+Source: accept(2), "Error handling"; libuv's uv__server_io.
 """
 
 from __future__ import annotations
@@ -14,25 +20,43 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 _OF_LISTENER = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 TRY_AGAIN_S = 0.02
+AT_ONCE = 256
+"""How many connections one turn of the loop takes: some 20 ms of work."""
 
 
-async def accepted(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> tuple[socket.socket, Any]:
-    """The next connection of a listener that does not block, and the address that it comes from.
+async def accepted(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> Iterator[tuple[socket.socket, Any]]:
+    """Waits at a listener that does not block; gives the connections, and the addresses that they come from.
+
+    Requires: all of them are taken before the loop turns.
 
     Raises:
         OSError: The listener cannot be used.
     """
     while True:
         try:
-            return await loop.sock_accept(listener)
+            first = await loop.sock_accept(listener)
         except OSError as error:
             if error.errno in _OF_LISTENER:
                 raise
+        else:
+            return chain((first,), waiting(listener, AT_ONCE - 1))
         await asyncio.sleep(TRY_AGAIN_S)  # A descriptor may be free by then.
+
+
+def waiting(listener: socket.socket, most: int) -> Iterator[tuple[socket.socket, Any]]:
+    """The connections that wait at a listener that does not block, and the addresses that they come from."""
+    for _ in range(most):
+        try:
+            client = listener.accept()
+        except OSError:
+            return  # None waits; or it is an error, which the loop meets again if it lasts.
+        yield client
 
 
 def raise_error(accepting: asyncio.Task[Any]) -> None:

@@ -56,10 +56,8 @@ from doug_stream.greeting import first_frames
 from doug_stream.headers import Metadata
 from doug_stream.limits import Bucket, Limits
 from doug_stream.sender import Sender
-from doug_stream.streams import Stream, check_unfinished
+from doug_stream.streams import CONNECTION_WINDOW, LITTLE_BYTES, Arrivals, Stream, check_kept
 
-_CONNECTION_WINDOW = 64 << 20
-"""The windows of the streams are what bounds; one stream must not hold up the others by this one."""
 _REMEMBERED_RESETS = 256
 _RESPONSE = [(":status", "200"), ("content-type", headers.CONTENT_TYPE)]
 
@@ -89,14 +87,13 @@ class Connection:
         self._next_id, self._last_id = 1, 0
         self._resets: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
         self._reader = frames.FrameReader(b"" if client else PREFACE, limits.frame_bytes_max)
-        self._receive_window = _CONNECTION_WINDOW
-        self._credit = 0
+        self._arrivals = Arrivals()
         self._control = Bucket(limits.control_burst, limits.control_per_s)
         self._calm = Bucket(limits.resets_burst, limits.resets_per_s)
         self._now_s = 0.0
         self._events: list[Event] = []
         self.over = self.ready = self.going_away = False
-        self._sender.put(first_frames(limits, _CONNECTION_WINDOW, client=client, mark=mark))
+        self._sender.put(first_frames(limits, CONNECTION_WINDOW, client=client, mark=mark))
 
     # Sending.
 
@@ -294,13 +291,8 @@ class Connection:
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
-        self._receive_window -= size
-        if self._receive_window < 0:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window")
-        self._credit += size
-        if self._credit >= _CONNECTION_WINDOW >> 1:
-            self._sender.put(frames.window_update(0, self._credit))
-            self._receive_window, self._credit = self._receive_window + self._credit, 0
+        if grown := self._arrivals.count(size):
+            self._sender.put(frames.window_update(0, grown))
         stream = self._streams.get(stream_id)
         if stream is None:
             self._stray(stream_id, "DATA", harmless=False)
@@ -312,17 +304,17 @@ class Connection:
         if not stream.arrived(size):
             raise StreamFault(stream_id, ErrorCode.FLOW_CONTROL_ERROR, "more than the stream's window")
         content = frames.unpadded(flags, payload) if flags & PADDED else payload
-        if not content and not flags & END_STREAM:
-            self._spend(self._control, "too many frames without content")
         stream.count(len(content), last=False)
         try:
             messages = stream.assembler.feed(content)
-            check_unfinished(stream, self._streams.values(), self._limits.unfinished_bytes_max)
+            found = [MessageReceived(stream_id, message, stream.owed(message)) for message in messages]
+            check_kept(stream, self._streams.values(), self._limits, client=self._client)
         except CallError as error:
             self._refuse(stream, error)
             return
-        for message in messages:
-            self._events.append(MessageReceived(stream_id, message, stream.owed(message)))
+        if not found and len(content) < LITTLE_BYTES and not flags & END_STREAM:
+            self._spend(self._control, "too many frames with little content")
+        self._events += found
         if grown := stream.give_back(size - len(content)):
             self._sender.put(frames.window_update(stream_id, grown))
         if flags & END_STREAM:
@@ -411,6 +403,7 @@ class Connection:
         stream_id = block.stream_id
         if self.going_away:
             # The client knows by the GOAWAY that it was not served.
+            self._spend(self._calm, "too many calls behind a GOAWAY")
             self._resets.append(stream_id)
             return
         if len(self._streams) >= self._limits.streams_max:
@@ -462,6 +455,8 @@ class Connection:
 
     def _on_window_update(self, stream_id: int, payload: bytes) -> None:
         size = frames.word(payload, "WINDOW_UPDATE") & WINDOW_MAX
+        if size < LITTLE_BYTES and self._sender.waits:
+            self._spend(self._control, "too many windows that grow by little")
         if not stream_id:
             if not size:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
@@ -482,7 +477,10 @@ class Connection:
             if not self.ready:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "an acknowledgement before SETTINGS")
             return
-        self._drained(self._sender.apply(frames.settings_fields(payload), list(self._streams.values())))
+        values = frames.settings_fields(payload)
+        if len(values) > self._limits.settings_max:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, f"SETTINGS of {len(values)} parameters")
+        self._drained(self._sender.apply(values, list(self._streams.values())))
         if not self.ready:
             self.ready = True
             self._events.append(Ready())

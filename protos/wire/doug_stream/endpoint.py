@@ -6,7 +6,8 @@ call need not know which of the two carries it.
 Invariants:
     1. ``write`` returns once the message has left this process or lies, bounded, in front of the socket: it waits while
        the peer's window is closed or the socket is full.
-    2. A peer that is silent for ``Keepalive.after_s`` is asked for a sign of life, and given up ``wait_s`` later.
+    2. A peer that is silent for ``Keepalive.after_s`` is asked for a sign of life, and given up ``wait_s`` later. Of a
+       server's peer taking what was written is a sign of life, too.
     3. When the connection is lost, every call ends.
 
 Source: grpc.aio; RFC 9113, section 6.7.

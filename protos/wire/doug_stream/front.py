@@ -44,7 +44,7 @@ _RECORD_HEAD_BYTES = 5
 _RECORD_BYTES_MAX = (16 << 10) + 256
 _SETTINGS_BYTES_MAX = 1024
 _ALPN_EXTENSION = 16
-_TRY_AGAIN_S = 0.02
+_TRY_AGAIN_S, _TRY_AGAIN_MAX_S = 0.02, 1.0
 PART = 3 / 4
 """The part of all connections that one address may have, so that others find some."""
 
@@ -126,16 +126,19 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            client, peer = await accepted(loop, listener)
-            if not self._has_room(peer[0]):
-                client.close()
-                continue
-            client.setblocking(False)
-            with contextlib.suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._hand_over(client))
-            self._deciding[task] = peer[0]
-            task.add_done_callback(lambda done: self._deciding.pop(done, None))
+            for client, peer in await accepted(loop, listener):
+                self._take(client, peer[0])
+
+    def _take(self, client: socket.socket, host: str) -> None:
+        if not self._has_room(host):
+            client.close()
+            return
+        client.setblocking(False)
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.create_task(self._hand_over(client))
+        self._deciding[task] = host
+        task.add_done_callback(lambda done: self._deciding.pop(done, None))
 
     def _has_room(self, host: str) -> bool:
         """Whether one more connection of an address may be taken; of IPv6, of its network."""
@@ -326,7 +329,7 @@ async def _look(
 
     ``look`` says so, or how many bytes it needs.
     """
-    needed = 1
+    needed, before, pause_s = 1, 0, _TRY_AGAIN_S
     while True:
         # The kernel wakes this up only once this many bytes are there.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
@@ -342,9 +345,11 @@ async def _look(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             return found
         if len(seen) < needed:
-            # It was woken for fewer: the client has sent its last bytes, or this system ignores the option.
-            await asyncio.sleep(_TRY_AGAIN_S)
-        needed = found
+            # It was woken for fewer: the client has sent its last bytes, or this system ignores the option. Thousands
+            # of clients that send a byte and the end must not keep this end busy.
+            pause_s = _TRY_AGAIN_S if len(seen) > before else min(2 * pause_s, _TRY_AGAIN_MAX_S)
+            await asyncio.sleep(pause_s)
+        needed, before = found, len(seen)
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:

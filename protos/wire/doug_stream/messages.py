@@ -2,7 +2,8 @@
 
 A message may come in many frames and a frame may carry many messages. Must not know frames or windows.
 
-Invariant: what is kept is at most one message that is not complete, of at most ``limit`` bytes.
+Invariant: what is kept is at most one message that is not complete, of at most ``limit`` bytes, and takes about as much
+memory, however small the pieces are.
 
 Source: grpc/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message".
 """
@@ -13,6 +14,8 @@ from doug_stream.codes import StatusCode
 from doug_stream.errors import CallError
 
 PREFIX_BYTES = 5
+_SMALL_BYTES = 4096
+"""The size below which a piece is kept together with others: by itself it would take many times its bytes."""
 
 
 def prefix(size: int) -> bytes:
@@ -32,7 +35,7 @@ class Assembler:
     def __init__(self, limit: int) -> None:
         """Takes messages of up to ``limit`` bytes."""
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._needed = PREFIX_BYTES
         self.waiting_bytes = 0
 
@@ -45,7 +48,7 @@ class Assembler:
         size = self.waiting_bytes + len(piece)
         if size < self._needed:
             if piece:
-                self._pieces.append(piece)
+                self._keep(piece)
                 self.waiting_bytes = size
             return []
         if self._pieces:
@@ -64,10 +67,18 @@ class Assembler:
         self.waiting_bytes = rest
         self._needed = PREFIX_BYTES
         if rest:
-            self._pieces.append(piece[at:] if at else piece)
+            self._keep(piece[at:] if at else piece)
             if rest >= PREFIX_BYTES:
                 self._needed += self._size(piece, at)
         return found
+
+    def _keep(self, piece: bytes) -> None:
+        if len(piece) >= _SMALL_BYTES:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
 
     def _size(self, data: bytes, at: int) -> int:
         if data[at]:

@@ -52,6 +52,11 @@ class Sender:
         self.initial_window = WINDOW_DEFAULT
         self.streams_max = WINDOW_MAX
 
+    @property
+    def waits(self) -> bool:
+        """Whether messages wait for a window."""
+        return bool(self._blocked)
+
     def put(self, packed: bytes) -> None:
         """Adds a finished frame."""
         self._out.append(packed)
@@ -138,6 +143,10 @@ class Sender:
                 if not FRAME_BYTES_DEFAULT <= value <= FRAME_BYTES_MAX:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
                 self._frame_bytes_max = value
+        sizes = self._encoder.table_size_changes
+        if len(sizes) > 2:
+            # The next block names the least size and the last one (RFC 7541, 4.2); it may be long in coming.
+            sizes[:] = [min(sizes), sizes[-1]]
         # Sent before any frame that uses the new values: the peer keeps to the old ones until it reads this.
         self._out.append(frames.frame(SETTINGS, ACK, 0))
         return self._pump_all()

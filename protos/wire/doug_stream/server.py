@@ -5,12 +5,13 @@ Must not know what the methods do.
 Invariants:
     1. A method's task ends with its call: it is cancelled when the client cuts the call off or its deadline passes.
     2. Whatever a method does, its call ends with a status.
+    3. A client that takes no answers is not heard until it does: nobody makes this end write without end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -22,7 +23,7 @@ from doug_stream.endpoint import Call, Decode, Encode, Endpoint, Keepalive, addr
 from doug_stream.errors import CallError
 from doug_stream.events import Event, GoingAway, HalfClosed, RequestReceived
 from doug_stream.headers import Metadata
-from doug_stream.limits import Limits
+from doug_stream.limits import STRANGERS, Limits
 
 _OF_HOSTS = ("DNS", "IP Address")
 
@@ -87,7 +88,7 @@ class ServerCall(Call):
         certificate = self._endpoint.about("peercert")
         if not certificate:
             return {}
-        names = [str(value).encode() for kind, value in certificate.get("subjectAltName", ()) if kind in _OF_HOSTS]
+        names = [name.encode() for name in _hosts_in(certificate)]
         common = [str(v).encode() for part in certificate.get("subject", ()) for k, v in part if k == "commonName"]
         return {
             "transport_security_type": [b"ssl"],
@@ -109,6 +110,11 @@ class ServerCall(Call):
             self.task.cancel()
 
 
+def _hosts_in(certificate: Mapping[str, Any]) -> list[str]:
+    """The names of hosts and addresses in a certificate, as ``ssl`` shows it."""
+    return [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind in _OF_HOSTS]
+
+
 class ServerEndpoint(Endpoint):
     """A client's connection."""
 
@@ -120,9 +126,26 @@ class ServerEndpoint(Endpoint):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         self._server.endpoints.add(self)
+        certificate = transport.get_extra_info("peercert")
+        if certificate and not self._server.knows(_hosts_in(certificate)):
+            # Nothing was sent yet, so the client learns of these bounds first.
+            self.core = Connection(client=False, limits=STRANGERS)
         super().connection_made(transport)
         if self._server.stopping:
             self.close()
+
+    def pause_writing(self) -> None:
+        """See ``asyncio.Protocol``. Clients never stop reading, so that neither end waits for the other for ever."""
+        super().pause_writing()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._heard_s = self.loop.time()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
@@ -191,7 +214,7 @@ class Server:
 
     Attributes:
         methods: By path.
-        limits: The bounds of what each client may do.
+        limits: The bounds of what each client may do that is known; ``STRANGERS`` are those of the others.
         keepalive: When it is asked for a sign of life.
         endpoints: The connections that are open.
         tasks: The methods that run.
@@ -199,12 +222,24 @@ class Server:
     """
 
     def __init__(
-        self, methods: Mapping[str, Method], limits: Limits | None = None, keepalive: Keepalive | None = None
+        self,
+        methods: Mapping[str, Method],
+        limits: Limits | None = None,
+        keepalive: Keepalive | None = None,
+        known: Collection[str] | None = None,
     ) -> None:
-        """Serves whatever ``endpoint`` is joined to."""
+        """Serves whatever ``endpoint`` is joined to.
+
+        Args:
+            methods: See the attribute.
+            limits: See the attribute.
+            keepalive: See the attribute.
+            known: The names in certificates by which a client is known; None to know everybody.
+        """
         self.methods = dict(methods)
         self.limits = limits or Limits()
         self.keepalive = keepalive or Keepalive()
+        self._known = None if known is None else frozenset(name.lower() for name in known)
         self.endpoints: set[ServerEndpoint] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
@@ -212,6 +247,10 @@ class Server:
     def endpoint(self) -> ServerEndpoint:
         """For a new connection."""
         return ServerEndpoint(self)
+
+    def knows(self, names: Collection[str]) -> bool:
+        """Whether a client with these names in its certificate is known."""
+        return self._known is None or not self._known.isdisjoint(name.lower() for name in names)
 
     def hosts(self) -> list[str]:
         """The address of the client of each connection."""

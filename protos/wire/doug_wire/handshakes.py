@@ -78,21 +78,24 @@ class Handshakes:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            client, _ = await accepted(loop, listener)
-            if len(self._greeting) >= self._room():
-                self.given_up += 1
-                oldest = next(iter(self._greeting), None)
-                if oldest is None:
-                    client.close()
-                    continue
-                del self._greeting[oldest]
-                oldest.cancel()
-            client.setblocking(False)
-            with contextlib.suppress(OSError):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._greet(client))
-            self._greeting[task] = None
-            task.add_done_callback(functools.partial(self._over, client))
+            for client, _ in await accepted(loop, listener):
+                self._take(client)
+
+    def _take(self, client: socket.socket) -> None:
+        if len(self._greeting) >= self._room():
+            self.given_up += 1
+            oldest = next(iter(self._greeting), None)
+            if oldest is None:
+                client.close()
+                return
+            del self._greeting[oldest]
+            oldest.cancel()
+        client.setblocking(False)
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.create_task(self._greet(client))
+        self._greeting[task] = None
+        task.add_done_callback(functools.partial(self._over, client))
 
     def _over(self, client: socket.socket, task: asyncio.Task[None]) -> None:
         self._greeting.pop(task, None)

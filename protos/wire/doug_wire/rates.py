@@ -6,7 +6,8 @@ more than the rate by asking for much at a time. Must not know who the clients a
 
 Invariants:
 
-1. What is kept of clients is bounded; a client whose bucket is full is not kept.
+1. What is kept of clients is bounded, and so is the time that a request takes, however many clients there are; a client
+   whose bucket is full is not kept.
 2. Whoever is refused has taken nothing.
 
 Source: docs/operations.md, Limits of clients.
@@ -16,9 +17,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from math import ceil
 
 CLIENTS_MAX = 10_000
+FORGOTTEN = CLIENTS_MAX // 8
+"""How many are forgotten at a time: to look for one takes as long as to look for all."""
 
 
 class Rate:
@@ -47,16 +51,22 @@ class Rate:
         Returns:
             0 if there is room for it; else after how many seconds there will be, at least 1.
         """
+        wait_s = self.wait(client)
+        if not wait_s:
+            self.charge(client, count)
+        return wait_s
+
+    def wait(self, client: str) -> int:
+        """The same as ``take`` of a request that may be refused by another limit: it is counted by ``charge``."""
         if not self.per_s:
             return 0
         now_s = self._clock()
         full_s = max(now_s, self._full_s.get(client, 0.0))
         beyond_s = full_s + 1 / self.per_s - now_s - 1.0
-        if beyond_s > 1e-9:
-            self.refused += 1
-            return max(1, ceil(beyond_s))
-        self.charge(client, count)
-        return 0
+        if beyond_s <= 1e-9:
+            return 0
+        self.refused += 1
+        return max(1, ceil(beyond_s))
 
     def charge(self, client: str, count: int) -> None:
         """Counts requests of a client that were let in already, whether there is room for them or not."""
@@ -69,6 +79,7 @@ class Rate:
 
     def _forget(self, now_s: float) -> None:
         self._full_s = {client: full_s for client, full_s in self._full_s.items() if full_s > now_s}
-        while len(self._full_s) >= CLIENTS_MAX:
+        if len(self._full_s) > CLIENTS_MAX - FORGOTTEN:
             # Requests come from so many addresses that limits per address would not help.
-            del self._full_s[next(iter(self._full_s))]
+            for client in list(islice(self._full_s, FORGOTTEN)):
+                del self._full_s[client]

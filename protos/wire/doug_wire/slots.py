@@ -7,6 +7,8 @@ that related keys can be put into one shard. It must never change: stored data d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from xxhash import xxh3_64_intdigest
 
 SLOTS = 1024
@@ -28,6 +30,13 @@ def slot_of(key: bytes) -> int:
         if end > start:
             key = key[start:end]
     return xxh3_64_intdigest(key) % SLOTS
+
+
+def slots_of(keys: Sequence[bytes]) -> list[int]:
+    """The slots of many keys, in their order: ``slot_of`` of each, in less time."""
+    if b"{" in b"".join(keys):
+        return list(map(slot_of, keys))
+    return [digest % SLOTS for digest in map(xxh3_64_intdigest, keys)]
 
 
 def initial_ranges(shards: int) -> list[tuple[int, int, int]]:

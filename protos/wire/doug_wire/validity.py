@@ -13,6 +13,7 @@ import re
 from doug_wire import command as commands
 from doug_wire import payload
 from doug_wire.command import KEEP, Command, CommandError, Opcode
+from doug_wire.puts import Puts, decode_puts
 
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*\Z")
 _SINGLE = frozenset({Opcode.PUT, Opcode.DELETE, Opcode.INCREMENT, Opcode.TOUCH})
@@ -101,6 +102,9 @@ def _check_text(what: str, text: bytes, bytes_max: int) -> None:
 
 
 def _check_batch(command: Command) -> None:
+    puts = decode_puts(command.value)
+    if puts is not None and command.key in puts.keys and _are_within_limits(puts):
+        return  # Nearly all large batches. What is wrong with one of several puts is found below.
     operations = payload.decode_batch(command.value)
     if not 0 < len(operations) <= payload.BATCH_OPERATIONS_MAX:
         raise CommandError(f"a batch has 1 to {payload.BATCH_OPERATIONS_MAX} operations, not {len(operations)}")
@@ -123,6 +127,17 @@ def _check_batch(command: Command) -> None:
     keys += [_check_within(operation).key for operation in others]
     if command.key not in keys:
         raise CommandError("the key of a batch is none of its operations'")
+
+
+def _are_within_limits(puts: Puts) -> bool:
+    key_sizes = list(map(len, puts.keys))
+    largest = puts.value_bytes if puts.value_bytes >= 0 else max(map(len, puts.values))
+    return (
+        len(key_sizes) <= payload.BATCH_OPERATIONS_MAX
+        and min(key_sizes) > 0
+        and max(key_sizes) <= commands.KEY_BYTES_MAX
+        and largest <= commands.VALUE_BYTES_MAX
+    )
 
 
 def _check_txn(command: Command) -> None:

@@ -16,6 +16,7 @@ from integration.browser.conftest import Served, Tab
 from integration.browser.looking import SIZES
 from integration.browser.test_browser_large import node, state
 from integration.browser.test_browser_members import MEMBERS
+from integration.browser.test_browser_told import MODULE
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -33,6 +34,22 @@ COLOURED = """() => {
 
 VOTED = {"leader": "shard-0-0", "candidate": "shard-0-0", "pre-candidate": ""}
 """Whom all have voted for, by what the first node is."""
+
+
+LINKS_SEEN = """() => {
+    const boxes = [...document.querySelectorAll('.ring .node rect')].map((each) => each.getBoundingClientRect());
+    const inside = (x, y) => boxes.some((box) => x > box.x && x < box.right && y > box.y && y < box.bottom);
+    return [...document.querySelectorAll('.ring .link')].map((link) => {
+        const scale = link.getScreenCTM();
+        const value = (name) => link[name].baseVal.value;
+        const between = (axis, share) => value(`${axis}1`) * (1 - share) + value(`${axis}2`) * share;
+        const at = (share) => new DOMPoint(between('x', share), between('y', share)).matrixTransform(scale);
+        const [from, to] = [at(0), at(1)];
+        const seen = [...Array(200).keys()].map((step) => at(step / 200)).filter(({x, y}) => !inside(x, y)).length;
+        return (seen / 200) * Math.hypot(to.x - from.x, to.y - from.y);
+    });
+}"""
+"""How many pixels of each link between nodes are not behind a node."""
 
 
 AT_THE_EDGE = """() => {
@@ -95,6 +112,7 @@ def test_the_nodes_around_a_leader_fit_every_screen(
     assert all(0.75 * body < bottom - top < 1.6 * body for _, _, top, bottom in texts), (texts, body)
     inside = zip(texts, [box for box in boxes for _ in range(3)], strict=True)
     assert all(box[0] <= text[0] and text[1] <= box[1] for text, box in inside), "no text is wider than its box"
+    assert min(page.evaluate(LINKS_SEEN)) > 0.3 * (boxes[0][3] - boxes[0][2]), "what flows on each link is seen"
     assert tab.complaints == []
 
 
@@ -137,10 +155,11 @@ def test_a_line_of_hex_is_a_line_on_a_narrow_screen(open_tab: Callable[..., Tab]
     assert height < 18 * line, "sixteen lines, and the space around them"
 
 
+@pytest.mark.parametrize("width", [360, 900, 1280])
 def test_the_fields_of_a_form_are_as_wide_as_what_is_typed_into_them(
-    open_tab: Callable[..., Tab], unguarded: Served
+    open_tab: Callable[..., Tab], unguarded: Served, width: int
 ) -> None:
-    tab = open_tab(unguarded, viewport={"width": 360, "height": 740})
+    tab = open_tab(unguarded, viewport={"width": width, "height": 740})
     tab.page.route("**/v1/kv/text", lambda route: route.fulfill(body="text", content_type="text/plain"))
     page = tab.show("#/keys?key=text")
     page.click("button:text-is('Edit')")
@@ -148,6 +167,7 @@ def test_the_fields_of_a_form_are_as_wide_as_what_is_typed_into_them(
     fields = page.eval_on_selector_all(".editor .fields input", BOXES)
     assert len(fields) == 3
     assert all(right - left > 170 for left, right, *_ in fields), fields
+    assert fields[2][1] - fields[2][0] > 250, "with the button, and the name of the file behind it"
 
 
 def test_figures_are_told_while_nobody_points_at_them_and_one_sample_alone_is_drawn(
@@ -292,3 +312,23 @@ def test_a_dialog_is_in_the_middle_and_begins_where_one_types(five: Callable[...
             assert focused[1] != "Copy"
             page.keyboard.press("Escape")
             page.wait_for_selector("dialog", state="detached")
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 900)])
+def test_what_is_told_of_many_changes_leaves_most_of_a_screen_free(
+    open_tab: Callable[..., Tab], unguarded: Served, width: int, height: int
+) -> None:
+    page = open_tab(unguarded, viewport={"width": width, "height": height}).show("#/slots")
+    page.evaluate(
+        """async (ui) => {
+            const {note} = await import(ui);
+            for (const shard of [1, 2, 3, 4, 5]) note(`Shard ${shard}: nobody leads. shard-${shard}-0 led in term 7.`);
+        }""",
+        page.evaluate(MODULE, "lib/ui.js"),
+    )
+    page.wait_for_selector(".note >> text=Shard 5:")
+    boxes = page.eval_on_selector_all(".note", BOXES)
+    shown = [bottom - top for _, _, top, bottom in boxes if bottom > top]
+    assert len(shown) == (2 if width < 640 else 4), "the newest"
+    assert page.locator(".note >> text=Shard 4:").is_visible()
+    assert sum(shown) < height / 3

@@ -146,7 +146,7 @@ def test_an_import_that_stops_half_way_says_what_was_done_and_shows_it(opened: T
 
     page.route("**/v1/batch", second_fails)
     take_in(page, *(entry(f"half{closed}/{number:03}") for number in range(501)))
-    told = "500 keys imported; then it stopped: The facade does not answer."
+    told = "500 keys imported; then it stopped: The facade gave no answer."
     if closed:
         page.wait_for_selector("dialog >> text=500 of 501 written")
         page.click("dialog button:text-is('Cancel')")
@@ -183,7 +183,7 @@ def test_a_deletion_that_stops_half_way_says_what_was_done_and_shows_it(opened: 
     page.select_option(ALL_OF_THESE, "delete")
     page.fill("dialog label:has-text('to confirm') input", "2")
     page.click("dialog button:text-is('Delete them')")
-    told = "1 key deleted; then it stopped: The facade does not answer."
+    told = "1 key deleted; then it stopped: The facade gave no answer."
     if closed:
         page.wait_for_selector("dialog >> text=1 are deleted.")
         page.click("dialog button:text-is('Cancel')")

@@ -148,14 +148,14 @@ def test_what_nobody_knows_the_outcome_of_is_done_once_when_it_is_tried_again(
     page.fill("dialog label:has-text('Key') input", "once")
     page.fill("dialog textarea", "made")
     page.click("dialog button:text-is('Create')")
-    page.wait_for_selector("dialog >> text=The facade does not answer.")
+    page.wait_for_selector("dialog >> text=The facade gave no answer. It may have been applied all the same.")
     page.click("dialog button:text-is('Create')")
     page.wait_for_selector(".one pre >> text=made")
     assert len(keys) == 2 and len(set(keys)) == 1
     gone = drop_answers(page, "DELETE", "**/v1/kv/once*")
     page.click(".one button:text-is('Delete')")
     page.click("dialog button:text-is('Delete')")
-    page.wait_for_selector("dialog >> text=The facade does not answer.")
+    page.wait_for_selector("dialog >> text=The facade gave no answer. It may have been applied all the same.")
     page.click("dialog button:text-is('Delete')")
     page.wait_for_selector(".note >> text=once is deleted.")
     assert len(gone) == 2 and len(set(gone)) == 1
@@ -307,7 +307,7 @@ def test_whoever_leaves_a_key_while_it_is_saved_is_told_and_stays_where_they_are
     )
     page = opened.show("#/keys?prefix=slow%2F&key=slow%2Fone")
     for end, told in (
-        ("abort", "slow/one was not saved: The facade does not answer."),
+        ("abort", "slow/one may not be saved: The facade gave no answer. It may have been applied all the same."),
         ("continue_", "slow/one is saved"),
     ):
         page.click("button:text-is('Edit')")
@@ -339,7 +339,7 @@ def test_a_key_is_made_once_though_the_facade_is_started_anew_meanwhile(
     page.fill("dialog label:has-text('Key') input", "anew")
     page.fill("dialog textarea", "made once")
     page.click("dialog button:text-is('Create')")
-    page.wait_for_selector("dialog >> text=The facade does not answer.")
+    page.wait_for_selector("dialog >> text=The facade gave no answer. It may have been applied all the same.")
     cluster.kill("facade")
     page.wait_for_selector(".connection.lost")
     page.wait_for_selector(".connection.live")

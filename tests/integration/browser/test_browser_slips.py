@@ -62,7 +62,7 @@ def test_keys_of_before_are_not_shown_under_another_prefix(opened: Tab) -> None:
     page.route("**/v1/kv?*prefix=slips-after*", lambda route: route.abort())
     page.fill("form input[type=search]", "slips-after/")
     page.click("button:text-is('Find')")
-    page.wait_for_selector(".list >> text=The facade does not answer.")
+    page.wait_for_selector(".list >> text=The facade gave no answer.")
     assert page.locator(".list .leaf").count() == 0
 
 

@@ -182,9 +182,8 @@ def test_the_timeline_is_of_all_nodes_or_of_one_shard(tab: Callable[..., Any], c
     assert page.locator(".axis .lane-name").count() == len(cluster.node_ids)
     # What comes while it is looked at may be missing.
     before = told_events(cluster)
-    page.wait_for_function(
-        f"parseInt(document.querySelector('h2').textContent.match(/: ([0-9]+) /)[1]) >= {len(before)}"
-    )
+    counted = "() => parseInt(document.querySelector('h2').textContent.replace('\\u2009', '').match(/: ([0-9]+) /)[1])"
+    page.wait_for_function(f"() => ({counted})() >= {len(before)}")
     with page.expect_download() as told:
         page.click("button:text-is('Export as JSON')")
     exported = json.loads(Path(told.value.path()).read_text())
@@ -212,6 +211,9 @@ def test_a_shard_without_a_quorum_is_seen(
         stopped(name)
     page.wait_for_selector(".figures >> text=no quorum")
     page.wait_for_selector(".ailment >> text=1 of 3 nodes answer, and 2 are needed")
+    page.wait_for_selector(".card:has(h2:text-is('Members')) >> text=Nobody leads this shard")
+    assert page.locator("text=The facade gave no answer").count() == 0, "the stream shows that it does"
+    look(page, pictures, "no-quorum-at-once")
     page = opened.show("#/keys")
     page.wait_for_selector(".trouble >> text=/503|504/")
     tour(opened, pictures, "no-quorum")
@@ -235,7 +237,8 @@ def test_a_facade_that_was_started_anew_is_found_again_by_every_view(
         cluster.kill("facade")
     for name, each in opened.items():
         each.page.wait_for_selector(".connection.live")
-        each.page.wait_for_selector("text=The facade does not answer", state="detached")
+        for told in ("There is no connection to the facade", "The facade gave no answer"):
+            each.page.wait_for_selector(f"text={told}", state="detached")
         look(each.page, pictures, f"facade-back-{name}")
         assert {host for host in each.hosts if host} == {cluster.url.removeprefix("http://")}
 

@@ -41,7 +41,7 @@ def test_a_facade_that_refuses_the_stream_is_not_told_as_one_that_does_not_answe
     opened.page.route("**/v1/console/stream", lambda route: refuse(route, 503, "overloaded"))
     opened.page.goto(f"{unguarded.url}/ui/")
     opened.page.wait_for_selector(".trouble >> text=It is refused.")
-    assert opened.page.locator("text=The facade does not answer").count() == 0
+    assert opened.page.locator("text=There is no connection").count() == 0
 
 
 def test_a_watch_that_goes_on_is_not_told_as_refused_and_what_it_missed_is_asked_for(

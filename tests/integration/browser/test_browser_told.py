@@ -70,7 +70,7 @@ def test_the_keys_of_a_slot_are_asked_for_again_after_a_failure(opened: Tab) -> 
     page.route("**/v1/kv?slot=*", lambda route: route.abort())
     page.fill("label:has-text('Slot of key') input", "slot/again")
     page.click("button:text-is('Find')")
-    page.wait_for_selector(".trouble >> text=The facade does not answer.")
+    page.wait_for_selector(".trouble >> text=The facade gave no answer.")
     page.unroute("**/v1/kv?slot=*")
     page.click(".trouble button:text-is('Try again')")
     page.wait_for_selector(".slot-keys >> text=slot/again")
@@ -141,7 +141,7 @@ def test_only_who_may_make_a_key_is_told_how(
     assert page.locator("text=makes one").count() == int(may)
 
 
-@pytest.mark.parametrize("place", ["#/timeline?shard=0", "#/slots", "#/graphs"])
+@pytest.mark.parametrize("place", ["#/timeline?shard=0", "#/slots", "#/graphs", "#/shard/0"])
 def test_that_the_facade_is_away_is_said_once(opened: Tab, place: str) -> None:
     page = opened.show(place)
     page.wait_for_selector(".connection.live")
@@ -159,6 +159,30 @@ def test_that_the_facade_is_away_is_said_once(opened: Tab, place: str) -> None:
     with page.expect_event("requestfailed", lambda request: "/v1/console/stream" not in request.url):
         page.wait_for_selector(".connection.lost")
     page.wait_for_timeout(100)
-    assert page.locator("text=The facade does not answer").count() == 1
+    assert page.locator("text=There is no connection to the facade").count() == 1
+    assert page.locator("text=The facade gave no answer").count() == 0
     page.unroute("**/v1/console/*")
     page.wait_for_selector(".connection.live")
+
+
+@pytest.mark.parametrize(
+    ("place", "asked_for"),
+    [
+        ("#/slots", "/v1/console/slots"),
+        ("#/graphs", "/v1/console/history"),
+        ("#/timeline?shard=0", "/v1/console/events"),
+        ("#/shard/0", "/v1/console/members"),
+    ],
+)
+def test_a_facade_that_tells_states_is_not_told_to_be_away_while_an_answer_takes_long(
+    opened: Tab, place: str, asked_for: str
+) -> None:
+    opened.page.clock.install()
+    opened.page.route(f"**{asked_for}**", lambda route: None)
+    with opened.page.expect_request(f"**{asked_for}**"):
+        page = opened.show(place)
+    page.clock.fast_forward(20_000)
+    page.wait_for_selector(".connection.live")
+    page.wait_for_selector(".trouble >> text=The facade gave no answer within 20 s. It is asked again.")
+    assert page.locator(".trouble").count() == 1
+    assert "does not answer" not in page.inner_text("main")

@@ -146,6 +146,14 @@ class Document:
             raise MissingError(f"there is no token {name}")
         return replace(self, tokens=_without(self.tokens, name), users=_without(self.users, f"{TOKEN}:{name}"))
 
+    def without_expired(self, until_ms: int) -> Document:
+        """Removes the tokens that had ended by then, and the rights that their principals were given."""
+        ended = [name for name, record in self.tokens.items() if 0 < record.expires_ms <= until_ms]
+        tokens = {name: record for name, record in self.tokens.items() if name not in ended}
+        gone = {f"{TOKEN}:{name}" for name in ended}
+        users = {name: held for name, held in self.users.items() if name not in gone}
+        return replace(self, tokens=tokens, users=users) if ended else self
+
     def with_uses(self, used_ms: Mapping[str, int]) -> Document:
         """Notes when tokens were last used; tokens that are gone are left out."""
         tokens = dict(self.tokens)

@@ -255,6 +255,10 @@ class Settings(BaseSettings):
     queue_items_max: int = Field(default=16_384, ge=1, le=10_000_000)
     """How many requests of one shard may wait or be in flight; further ones are refused with 503."""
 
+    queue_wait_ms: int = Field(default=1000, ge=0, le=600_000)
+    """How long requests of one shard may wait for its leader: once all are answered later than that, for as long, and
+    1024 are under way, further ones are refused with 429, and with 503 where clients have no shares. 0: any time."""
+
     queue_bytes_max: int = Field(default=64 << 20, ge=2 << 20)
     """How many bytes the requests of one shard may have together, and how many bytes of bodies may be arriving; further
     requests are refused with 503."""

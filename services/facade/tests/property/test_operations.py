@@ -14,7 +14,7 @@ from doug_wire.validity import validate
 from facade.client.requests import with_token
 from facade.errors import BadRequestError
 from facade.routes.options import EXPIRING_PARAMETERS, Headers, check_content, parse_idempotency_key, parse_write
-from facade.routes.shapes import parse_compare, parse_operation
+from facade.routes.shapes import parse_compare, parse_operation, parse_puts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ODD = st.one_of(
@@ -92,6 +92,32 @@ def test_a_put_without_options_is_read_as_one_that_says_the_usual(document: dict
         except BadRequestError as error:
             found.append((error.status, error.code, error.detail))
     assert found[0] == found[1]
+
+
+PUTS = st.fixed_dictionaries({"op": st.just("put"), "key": LIKELY["key"], "value": TEXT})
+
+
+@given(st.lists(PUTS, min_size=1, max_size=4), st.one_of(st.none(), documents(), ODD), st.integers(0, 4))
+@example([{"op": "put", "key": "", "value": "v"}], None, 0)
+@example([{"op": "put", "key": "k" * 1025, "value": "v"}], None, 0)
+@example([{"op": "put", "key": "k", "value": "\u00e4" * (1 << 19) + "v"}], None, 0)
+@example([{"op": "put", "key": "k", "value": "\u00e4" * (1 << 19)}], None, 0)
+def test_puts_are_read_together_as_each_of_them_is(puts: list[object], other: object, place: int) -> None:
+    """Whatever else stands among them."""
+    if other is not None:
+        puts.insert(place, other)
+    try:
+        wanted = [parse_operation(each) for each in puts]
+    except BadRequestError:
+        wanted = []
+    plain = [Command(Opcode.PUT, each.key, b"", each.value, 0) for each in wanted]
+    found = parse_puts(puts)
+    if found is None:
+        usual = [set(each) == {"op", "key", "value"} for each in puts if isinstance(each, dict)]
+        assert wanted != plain or not wanted or usual.count(True) != len(puts)
+    else:
+        assert [*zip(*found, strict=True)] == [(each.key, each.value) for each in wanted]
+        assert wanted == plain
 
 
 @given(st.one_of(documents().map(lambda found: {k: v for k, v in found.items() if k != "op"}), ODD))

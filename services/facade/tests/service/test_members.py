@@ -10,7 +10,7 @@ import pytest
 from free_ports import free_port
 
 from doug.v1 import admin_pb2
-from facade.client.operators import membership
+from facade.client.operators import leader_calls, membership
 
 MakeFacade = Callable[..., Awaitable[Any]]
 MEMBERS = "/v1/shards/0/members"
@@ -143,6 +143,26 @@ async def test_not_for_ever(make_facade: MakeFacade, monkeypatch: pytest.MonkeyP
     facade.cluster.shards[0].leader = None
     answer = await facade.http.get(MEMBERS)
     assert (answer.status_code, answer.json()["code"]) == (503, "no_leader")
+
+
+@pytest.mark.parametrize("path", [MEMBERS, "/v1/console/members?shard=0"])
+async def test_the_members_are_told_by_a_new_leader_though_the_old_one_hangs(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(membership, "TIMEOUT_S", 600.0)
+    monkeypatch.setattr(leader_calls, "TRY_S", 0.05)
+    facade = await make_facade(nodes=3)
+    old, new, _ = facade.cluster.shards[0].nodes
+    before = old.asked_for_members
+    old.silent = True
+    asking = asyncio.create_task(facade.http.get(path))
+    await facade.until(lambda: old.asked_for_members > before, "the old leader was asked")
+    new.lead()
+    async with asyncio.timeout(60):
+        answer = await asking
+    assert answer.status_code == 200
+    assert [each["name"] for each in answer.json()["members"] if each["leader"]] == [new.id]
+    old.silent = False
 
 
 async def test_a_change_whose_answer_is_lost_is_not_repeated(make_facade: MakeFacade) -> None:

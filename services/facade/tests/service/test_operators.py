@@ -13,6 +13,7 @@ from doug.v1 import admin_pb2
 from doug_wire.slots import SLOTS, slot_of
 from facade import __version__
 from facade.client.node import Clock, clock_between
+from facade.routes.operators import cluster as cluster_routes
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -134,3 +135,46 @@ async def test_however_many_look_at_the_cluster_its_nodes_are_asked_twice_a_seco
     asked = sum(node.statuses for node in facade.cluster.shards[0].nodes)
     await facade.http.get("/v1/cluster")
     assert sum(node.statuses for node in facade.cluster.shards[0].nodes) == asked + 2, "what is old is asked for again"
+
+
+@pytest.mark.parametrize("query", ["", "?vitals=true"])
+async def test_requests_are_let_in_between_the_pieces_of_an_answer_about_all_nodes(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    facade = await make_facade(nodes=1)
+    few = (await facade.http.get(f"/v1/cluster{query}")).json()["shards"][0]["nodes"][0]
+    (node,) = facade.router.shards[0].nodes.values()
+    ((_, status),) = (await facade.router.cluster.read())[0]
+    statuses = {shard: [(node, status)] * 5 for shard in range(1000)}
+
+    async def read() -> Any:
+        return statuses
+
+    monkeypatch.setattr(facade.router.cluster, "read", read)
+    turns, made = 0, 0
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal made
+        made += 1
+        return node_view(*given, **named)
+
+    node_view = cluster_routes.node_view
+    monkeypatch.setattr(cluster_routes, "node_view", counted)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    waiting = asyncio.create_task(others())
+    answers = await asyncio.gather(*(facade.http.get(f"/v1/cluster{query}") for _ in range(5)))
+    waiting.cancel()
+    assert turns >= 5000 / cluster_routes.PIECE_NODES
+    assert made == 5000, "once for all who ask"
+    shards = answers[0].json()["shards"]
+    assert [shard["id"] for shard in shards] == list(range(1000))
+    for each in (few, *shards[0]["nodes"]):
+        each.get("vitals", {}).pop("uptime_ms", None)
+    assert shards[0]["nodes"] == [few] * 5, "as for a few nodes"
+    assert len({len(answer.json()["shards"]) for answer in answers}) == 1

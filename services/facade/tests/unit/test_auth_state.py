@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
+import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,8 +17,11 @@ from doug.v1 import admin_pb2
 from doug_wire.auth import document as documents
 from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, Held, TokenRecord
 from doug_wire.auth.grants import Grant, Verb
-from facade.client.auth_state import COPY_AGE_S, USE_BYTES, AuthState
+from facade.client import auth_state
+from facade.client.auth_state import COPY_AGE_S, ENDED_MS, USE_BYTES, AuthState
+from facade.client.operators.leader_calls import TRY_S
 from facade.errors import ProblemError
+from facade.routes.auth import NewToken, _Users
 
 
 class Leader:
@@ -68,6 +74,57 @@ async def test_uses_fit_whatever_was_changed_before() -> None:
     assert "t1" not in left.tokens, "what makes it smaller goes on"
 
 
+async def test_tokens_that_have_ended_make_room_once_there_is_none() -> None:
+    """Before, each stayed until somebody revoked it, and a cluster with tokens for every job of a build was full."""
+    leader, now_s = Leader(), [1_000_000.0]
+    state = AuthState(state_with(leader)._directory, 1.0, lambda: now_s[0])
+    dropped: list[str] = []
+
+    def short_lived(name: str) -> Callable[[Document], Document]:
+        make = with_token(name)
+
+        def ending(document: Document) -> Document:
+            made = make(document)
+            record = replace(made.tokens[name], expires_ms=int(now_s[0] * 1000) + 60_000)
+            return replace(made, tokens={**made.tokens, name: record})
+
+        return ending
+
+    await state.change(with_token("lasting", 800))
+    await state.change(short_lived("first"))
+    await state.change(lambda document: document.with_user("token:first", "reader"))
+    now_s[0] += 60 + ENDED_MS / 1000
+    await state.change(short_lived("second"), dropped=dropped.extend)
+    assert not dropped and "first" in state.document.tokens, "there is room"
+    count = 0
+    while not dropped:
+        await state.change(short_lived(f"t{count}"), dropped=dropped.extend)
+        count += 1
+    assert dropped == ["first"] and "first" not in state.document.tokens and not state.document.users
+    assert {"lasting", "second", f"t{count - 1}"} <= state.document.tokens.keys(), "they have not ended for long enough"
+    with pytest.raises(ProblemError, match="no room"):
+        for number in range(3):
+            await state.change(short_lived(f"u{number}"), dropped=dropped.extend)
+    now_s[0] += 60 + ENDED_MS / 1000
+    await state.change(with_token("last"), dropped=dropped.extend)
+    assert set(state.document.tokens) == {"lasting", "last"}
+
+
+async def test_the_audit_log_names_tokens_that_have_made_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_state, "DOCUMENT_BYTES_MAX", 1000)
+    now_s, told = [1e6], list[tuple[str, str]]()
+    state = AuthState(state_with(Leader())._directory, 1.0, lambda: now_s[0])
+    users = _Users(state, lambda caller, what, name, may: told.append((what, name)), lambda: now_s[0])
+    for number in range(3):
+        await users.make_token(NewToken(name=f"t{number}", allow=["read:a"], ttl="1h"))
+    now_s[0] += 3600 + ENDED_MS / 1000
+    assert [view.expired for view in users.tokens(state.document).tokens] == [True] * 3
+    await users.make_token(NewToken(name="new", allow=["read:a"], ttl="1h"))
+    created = [("token created", f"t{number}") for number in range(3)]
+    assert told == [*created, ("ended tokens dropped", "t0, t1, t2"), ("token created", "new")]
+    assert [(view.name, view.expired) for view in users.tokens(state.document).tokens] == [("new", False)]
+
+
 async def test_a_document_of_a_newer_format_is_a_problem() -> None:
     newer = EMPTY.encode().replace(b'"format":1', b'"format":2')
     state = state_with(Leader(newer, 3))
@@ -99,6 +156,24 @@ async def test_another_shard_that_hangs_does_not_delay_what_shard_0_tells() -> N
     assert set(state.document.tokens) == {"a"}
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_change_is_made_by_a_new_leader_though_the_old_one_hangs() -> None:
+    asked: list[float] = []
+    state, new = state_with(Leader()), Leader(EMPTY.encode(), 1)
+
+    class Hanging(Leader):
+        async def get_auth(self, known_revision: int, timeout_s: float) -> admin_pb2.GetAuthResponse:
+            asked.append(timeout_s)
+            state._directory.shards[0].leader = cast(Any, new)
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Deadline Exceeded"
+            )
+
+    state._directory.shards[0].leader = cast(Any, Hanging())
+    changed = await state.change(with_token("a"))
+    assert set(changed.tokens) == {"a"}
+    assert asked == [TRY_S], "it does not wait for as long as the whole change may take"
 
 
 async def test_a_change_does_not_put_an_older_document_back() -> None:

@@ -17,6 +17,7 @@ from doug_wire.auth.bearers import Bearers, Key
 from doug_wire.auth.document import EMPTY, Document, DocumentError, Held, TokenRecord
 from doug_wire.auth.grants import Grant, Verb
 from facade.app import certificates
+from facade.app import gate as gate_module
 from facade.app.audit import Audit
 from facade.app.certificates import NONE, Certificate
 from facade.app.gate import USES_EVERY_S, Gate
@@ -90,6 +91,18 @@ async def test_a_token_has_one_access_however_it_is_written() -> None:
         with pytest.raises(UnauthenticatedError):
             gate._prove(wrong, NONE)
     assert len(gate._remembered) == 2
+
+
+async def test_what_is_remembered_is_bounded_in_number_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JWT may have sixteen kilobytes, all of them names of groups, and ten thousand of those count."""
+    ways = [header(before=before) for before in ("Bearer ", "bearer ", "bEARER ", "BEARER ")]
+    monkeypatch.setattr(gate_module, "REMEMBERED_BYTES_MAX", 2 * len(ways[0]) + 1)
+    gate, held = Rig().gate, []
+    for way in ways:
+        gate._prove(way, NONE)
+        held.append(len(gate._remembered))
+    assert held == [1, 2, 1, 2]
+    assert gate.known(proof_of(ways[-1]), NONE) is not None
 
 
 async def test_a_certificate_ends_on_a_connection_that_stays_open() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 
 from hypothesis import given
@@ -40,11 +41,11 @@ class Shard:
         assert self.load.turns is not None
         return self.load.turns
 
-    def ask(self, name: str, size: int = SIZE) -> Operation | None:
+    def ask(self, name: str, size: int = SIZE, *, late: bool = False) -> Operation | None:
         load = self.load
         operation = Operation(0, Kind.WRITE, 0, load, b"", b"x" * size, 0.0, Future(), True)  # type: ignore[arg-type]
         try:
-            operation.client = self.turns.admit(name, load.items, size, load.size)
+            operation.client = self.turns.admit(name, load.items, size, load.size, late=late)
         except TooManyRequestsError:
             self.refused[name] += 1
             return None
@@ -168,3 +169,32 @@ def test_an_address_has_so_many_connections() -> None:
     for address in "aab":
         quotas.disconnect(address)
     assert not quotas._connections
+
+
+def test_whoever_has_used_up_its_rate_takes_nothing_from_others_at_its_address() -> None:
+    quotas = Quotas(
+        Settings(nodes={0: {"n": "127.0.0.1:1"}}, client_requests_per_s=2, address_requests_per_s=6), lambda: 1000.0
+    )
+
+    def taken(principal: str, count: int) -> int:
+        let_in = 0
+        for _ in range(count):
+            with contextlib.suppress(TooManyRequestsError):
+                quotas.take(principal, "192.0.2.1")
+                let_in += 1
+        return let_in
+
+    assert [taken("token:greedy", 9), taken("token:polite", 3)] == [2, 2]
+
+
+def test_while_answers_are_late_nobody_holds_more_than_their_part() -> None:
+    shard = Shard()
+    for _ in range(30):
+        assert shard.ask("greedy")
+    assert not shard.ask("greedy", late=True), "alone it holds all that is under way"
+    assert [bool(shard.ask("polite", late=True)) for _ in range(20)] == [True] * 20
+    assert not shard.ask("greedy", late=True)
+    for _ in range(30):
+        shard.ask("polite", late=True)
+    assert shard.refused["polite"], "nor may who came later"
+    assert shard.ask("greedy"), "until answers come in time again"

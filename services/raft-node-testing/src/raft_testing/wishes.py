@@ -95,7 +95,9 @@ class Wishes:
             case "put":
                 ttl = KEEP if chance.random() < 0.2 else ttl
                 value = chance.choice(VALUES)
-                return Command(Opcode.PUT, key, b"t", value, chance.choice((0, 1)), condition, ttl)
+                # One without a type, condition, expiry and idempotency key is carried out in another way.
+                content_type = b"t" if value == VALUES[0] else b""
+                return Command(Opcode.PUT, key, content_type, value, chance.choice((0, 1)), condition, ttl)
             case "touch":
                 return Command(Opcode.TOUCH, key, b"", b"", 0, condition, ttl or 50)
             case "delete":

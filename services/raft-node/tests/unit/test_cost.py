@@ -14,7 +14,7 @@ import pytest
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
-from doug_wire.payload import encode_increment
+from doug_wire.payload import encode_batch, encode_increment
 from doug_wire.pipe import Status
 from raft_node import entry as entries
 from raft_node.entry import EntryKind
@@ -115,6 +115,22 @@ async def test_a_batch_of_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.lead()
     await lead(rig, LARGE)
     judge(await lead(rig, SMALL, if_it_exists), await lead(rig, LARGE, if_it_exists), CONDITION_MAX * 2.2, 270.0)
+
+
+def puts(count: int) -> Make:
+    """Batches of so many puts, each of which is one command."""
+
+    def make(number: int, turn: int) -> bytes:
+        return commands.encode(Opcode.BATCH, b"key-0", b"", encode_batch([command(place) for place in range(count)]))
+
+    return make
+
+
+async def test_the_puts_of_a_batch_cost_no_call_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, ALL)
+    await rig.lead()
+    few, many = [sum((await lead(rig, 1, puts(count))).values()) for count in (SMALL, 250)]
+    assert many - few < BATCHES, "no put more is a call more"
 
 
 async def test_a_command_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+from typing import Any
 
 import grpc.aio
 import h2.config
 import h2.connection
 import h2.events
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from doug.v1 import doug_pb2_grpc
+from raft_node.app.readiness import Readiness
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc import others
 from raft_node.rpc.channels import IDLE, MESSAGE_BYTES_MAX, SERVER_OPTIONS
 from raft_node.rpc.doug.service import DougService
 from raft_node.rpc.interceptor import CountingInterceptor
+from raft_node.rpc.others import ASKING_MAX
 from raft_node.rpc.requests import OF_ONE, Requests
+from raft_testing.guests import Aborted, FakeContext
 
 pytestmark = pytest.mark.sockets
 
@@ -50,10 +57,10 @@ async def test_calls_and_pings_of_one_connection_are_bounded() -> None:
     await server.stop(None)
 
 
-def announced(peer: h2.connection.H2Connection, size: int) -> int:
+def announced(peer: h2.connection.H2Connection, size: int, path: str = "/doug.v1.Doug/Put") -> int:
     """A call whose one message is announced and does not come whole; the number of its stream."""
     stream = int(peer.get_next_available_stream_id())
-    head = {":method": "POST", ":scheme": "http", ":path": "/doug.v1.Doug/Put", ":authority": "x", "te": "trailers"}
+    head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
     peer.send_headers(stream, [*head.items(), ("content-type", "application/grpc")])
     peer.send_data(stream, b"\0" + struct.pack(">I", size))
     return stream
@@ -71,10 +78,19 @@ async def test_messages_that_do_not_come_take_little_memory() -> None:
     peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     peer.initiate_connection()
     writer.write(peer.data_to_send())
-    left = {announced(peer, MESSAGE_BYTES_MAX - 1): MESSAGE_BYTES_MAX - 2 for _ in range(40)}
-    sent, piece = 0, bytes(16 << 10)
+    sent = await sent_in_all(peer, reader, writer, [announced(peer, MESSAGE_BYTES_MAX - 1) for _ in range(40)])
+    assert OF_ONE * (MESSAGE_BYTES_MAX - 2) <= sent < OF_ONE * MESSAGE_BYTES_MAX + 40 * (32 << 10), f"{sent >> 20} MiB"
+    writer.close()
+    await server.stop(None)
+
+
+async def sent_in_all(
+    peer: h2.connection.H2Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: list[int]
+) -> int:
+    """How many bytes of these messages, all but the last one of each, a server takes before it opens no window."""
+    left, sent, piece = dict.fromkeys(streams, MESSAGE_BYTES_MAX - 2), 0, bytes(16 << 10)
     with contextlib.suppress(TimeoutError):
-        while True:  # Until the server has opened no window for a while.
+        while True:
             for stream in list(left):
                 while (size := min(left[stream], peer.local_flow_control_window(stream), len(piece))) > 0:
                     peer.send_data(stream, piece[:size])
@@ -82,10 +98,53 @@ async def test_messages_that_do_not_come_take_little_memory() -> None:
             writer.write(peer.data_to_send())
             await writer.drain()
             async with asyncio.timeout(QUIET_S):
-                peer.receive_data(await reader.read(1 << 16))
-    assert OF_ONE * (MESSAGE_BYTES_MAX - 2) <= sent < OF_ONE * MESSAGE_BYTES_MAX + 40 * (32 << 10), f"{sent >> 20} MiB"
+                for event in peer.receive_data(await reader.read(1 << 16)):
+                    if isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+                        left.pop(event.stream_id or 0, None)
+    return sent
+
+
+@pytest.mark.seconds
+async def test_whoever_looks_at_what_is_served_takes_little_memory() -> None:
+    """Reflection and health ask nobody who calls: 40 messages that do not come whole were 320 MiB, too."""
+    counting, readiness = CountingInterceptor(Metrics(0), lambda error: None, requests=Requests()), Readiness()
+    server = grpc.aio.server(interceptors=(counting,), options=SERVER_OPTIONS)
+    reflection.enable_server_reflection((reflection.SERVICE_NAME,), server)
+    health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    peer = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    peer.initiate_connection()
+    writer.write(peer.data_to_send())
+    path = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+    streams = [announced(peer, MESSAGE_BYTES_MAX - 1, path) for _ in range(40)]
+    sent = await sent_in_all(peer, reader, writer, streams)
+    assert sent < ASKING_MAX * MESSAGE_BYTES_MAX + 40 * (32 << 10), f"{sent >> 20} MiB"
     writer.close()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        calls = [health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()) for _ in range(4)]
+        assert {(await call.read()).status for call in calls} == {health_pb2.HealthCheckResponse.SERVING}
     await server.stop(None)
+
+
+async def test_calls_of_others_that_last_are_few_and_those_that_end_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "WATCHING_MAX", 2)
+    going_on = asyncio.Event()
+
+    async def watch(_: object, context: object) -> None:
+        await going_on.wait()
+
+    limited: Any = others.few(grpc.unary_stream_rpc_method_handler(watch))
+    context = FakeContext()
+    held = [asyncio.create_task(limited.unary_stream(None, context)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Aborted):
+        await limited.unary_stream(None, context)
+    assert context.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    going_on.set()
+    await asyncio.gather(*held)
+    await limited.unary_stream(None, context)
 
 
 async def test_a_connection_without_calls_is_ended() -> None:

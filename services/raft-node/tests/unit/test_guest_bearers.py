@@ -142,6 +142,17 @@ async def test_what_is_kept_of_jwts_is_bounded(rig: Rig, monkeypatch: pytest.Mon
     assert len(rig.shard.guests._remembered) <= 3, "and nothing is kept of what does not count"
 
 
+async def test_what_is_kept_of_long_jwts_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may name 256 groups, and ten thousand were kept: hundreds of megabytes."""
+    texts = [signed(jti=str(number), groups=["ops", "g" * 190] * 20) for number in range(6)]
+    monkeypatch.setattr(guests_module, "REMEMBERED_CHARACTERS_MAX", 2 * len(texts[0]) + 1)
+    held = []
+    for text in texts:
+        assert await rig.reads(text) is None
+        held.append(len(rig.shard.guests._remembered))
+    assert held == [1, 2, 1, 2, 1, 2]
+
+
 async def test_what_lasts_ends_with_the_key_of_its_jwt(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers_module, "ATTEND_S", 0.001)
     rig.shard.becomes(rig.shard.document.with_role("w", [parse_grant("watch:*")]).with_user("oidc:bob", "w"))

@@ -111,6 +111,13 @@ async def test_an_address_has_its_rate_at_a_node_and_ipv6_one_for_its_network() 
     assert await put("ipv4:192.0.2.9:1") is None
 
 
+async def test_whoever_has_used_up_its_rate_takes_nothing_from_others_at_its_address() -> None:
+    shard, _ = await limited(client_per_s=2, address_per_s=6)
+    app, other = shard.makes("app", "write:*"), shard.makes("other", "write:*")
+    assert [await shard.calls(shown(app), "Put", PUT) for _ in range(9)] == [None] * 2 + [EXHAUSTED] * 7
+    assert [await shard.calls(shown(other), "Put", PUT) for _ in range(3)] == [None] * 2 + [EXHAUSTED]
+
+
 async def test_strangers_at_a_node_have_a_rate_whatever_they_ask_for() -> None:
     """Whoever tries tokens is told to slow down; an operator at the same address gets through."""
     shard, _ = await limited(address_per_s=3)

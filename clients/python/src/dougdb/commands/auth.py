@@ -159,7 +159,8 @@ def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
     table = Table("NAME", "MAY", "ROLES", "EXPIRES", "LAST USED", box=None)
     for token in found:
         roles, allow = ", ".join(token["all_roles"]), ", ".join(token["may"])
-        when = (token["expires_at"] or "never", token["last_used_at"] or "")
+        ends = f"expired {token['expires_at']}" if token.get("expired") else token["expires_at"] or "never"
+        when = (ends, token["last_used_at"] or "")
         table.add_row(token["name"], printable(allow), roles, *when)
     print_table(table)
 

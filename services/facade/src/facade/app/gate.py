@@ -51,7 +51,8 @@ SCOPE_CERTIFICATE = "dougdb.certificate"
 """The key in a scope's state under which a connection tells the client's certificate."""
 SCOPE_RULE = "dougdb.rule"
 
-REMEMBERED_MAX = 10_000
+REMEMBERED_MAX, REMEMBERED_BYTES_MAX = 10_000, 16 << 20
+"""How many proofs are remembered, and how long they may be together: a JWT may name 256 groups."""
 BOOTSTRAP = "bootstrap"
 BOOTSTRAP_CHARACTERS_MIN = 32
 USES_EVERY_S = 60.0
@@ -112,6 +113,7 @@ class Gate:
         self._stale_s = settings.auth_stale_ms / 1000
         self._poll_s = settings.auth_poll_ms / 1000
         self._remembered: dict[bytes, Caller] = {}
+        self._remembered_bytes = 0
         self._proofs: weakref.WeakKeyDictionary[Access, _Proof] = weakref.WeakKeyDictionary()
         self._accesses: weakref.WeakValueDictionary[_Proof, Access] = weakref.WeakValueDictionary()
         self._by_id = state.document.by_id()
@@ -240,11 +242,7 @@ class Gate:
                 raise UnauthenticatedError(_SIGN_IN)
         access = self._access(facts.name, _Proof(facts.kind, key, facts.principals, facts.expires_s, facts.id))
         # Dropping remembered callers ends no session: the browser keeps it.
-        if len(self._remembered) >= REMEMBERED_MAX:
-            self._remembered.clear()
-        self._remembered[_key(b"\0session " + facts.id.encode(), NONE)] = Caller(access)
-        access.used = True
-        return access
+        return self._remember(_key(b"\0session " + facts.id.encode(), NONE), access, sum(map(len, facts.principals)))
 
     # Proofs.
 
@@ -260,10 +258,14 @@ class Gate:
         name, proof = self._proof(authorization, certificate)
         if proof.kind != BOOTSTRAP:
             self._check_fresh()
-        access = self._access(name, proof)
-        if len(self._remembered) >= REMEMBERED_MAX:
+        return self._remember(_key(authorization, certificate), self._access(name, proof), len(authorization))
+
+    def _remember(self, shown: bytes, access: Access, size: int) -> Access:
+        self._remembered_bytes += size
+        if len(self._remembered) >= REMEMBERED_MAX or self._remembered_bytes > REMEMBERED_BYTES_MAX:
             self._remembered.clear()
-        self._remembered[_key(authorization, certificate)] = Caller(access)
+            self._remembered_bytes = size
+        self._remembered[shown] = Caller(access)
         access.used = True
         return access
 

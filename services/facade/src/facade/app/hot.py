@@ -333,6 +333,11 @@ class HotLane:
         operation.session = request.session
         return operation.future
 
+    def leave(self, request: HotRequest) -> None:
+        """Notes that the client of a request under way is gone."""
+        if request.operation is not None:
+            self._router.registry.abandon(request.operation)
+
     def _tell_refusal(self, request: HotRequest) -> None:
         """Tells the audit log of a request whose sender has not the right to it."""
         assert self._gate is not None

@@ -58,13 +58,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, front: Front, hot: HotLane | None = None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._front = front
-        self._lane = hot
+        self._front, self._lane = front, hot
         self._hot: HotRequest | None = None
         self._plain: PlainHead | None = None
         self._last_head = LastHead()
         self._begun = self._head_bytes = self._head_fed = 0
-        self._in_head = self._ended = False
+        self._in_head = self._ended = self._is_guest = False
         self._lingers_since_s: float | None = None
         self._unparsed = b""
         self._receiving: Exchange | None = None
@@ -76,7 +75,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = self._body_held = 0
         self._certificate = certificates.NONE
         self._address = self._network = ""
-        self._is_guest = False
         self._head_timeout_s = front.head_timeout_s
 
     # The connection.
@@ -108,6 +106,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if isinstance(exchange, Exchange):
                 exchange.disconnected = not exchange.response_complete
                 exchange.message_event.set()
+            elif exchange is not None and self._lane is not None:
+                self._lane.leave(exchange)
         self._current = None
         self.resume_writing()
         self._release_body()

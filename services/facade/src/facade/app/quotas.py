@@ -57,9 +57,10 @@ class Quotas:
         Raises:
             TooManyRequestsError: Its client or address has used up its share.
         """
-        self._take(self._addresses, address, count)
+        self._ask(self._addresses, address)
         if principal:
-            self._take(self._principals, principal, count)
+            self._ask(self._principals, principal)
+        self.charge(principal, address, count)
 
     def charge(self, principal: str, address: str, count: int) -> None:
         """Counts operations of a request that was counted once and let in; see ``take`` for what it is given."""
@@ -67,8 +68,8 @@ class Quotas:
         if principal:
             self._principals.charge(principal, count)
 
-    def _take(self, rate: Rate, client: str, count: int = 1) -> None:
-        if wait_s := rate.take(client, count):
+    def _ask(self, rate: Rate, client: str) -> None:
+        if wait_s := rate.wait(client):
             self.on_refused("rate", client)
             raise TooManyRequestsError(f"You may send {rate.per_s} requests a second.", wait_s)
 
@@ -78,7 +79,8 @@ class Quotas:
         Raises:
             TooManyRequestsError: The address has used up its share.
         """
-        self._take(self._addresses, address)
+        self._ask(self._addresses, address)
+        self._addresses.charge(address, 1)
 
     def connect(self, address: str) -> bool:
         """Counts a connection of an address until ``disconnect``; returns whether the address may have it."""

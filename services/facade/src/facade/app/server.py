@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from doug_wire.handshakes import Handshakes
+from doug_wire.listening import Listening
 from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
 from facade.app import crashes, reserve, security
@@ -111,10 +111,10 @@ class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, which raise the signal again when they are done.
 
     Attributes:
-        handshakes: The beginning of connections; None without TLS.
+        listening: Where connections come from.
     """
 
-    handshakes: Handshakes | None = None
+    listening: Listening
     _leaving = False
     on_stop: Callable[[], None] = staticmethod(lambda: None)
     """Called when the server is told to stop, to end the streams that would never end by themselves."""
@@ -128,16 +128,11 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens; with TLS by ``Handshakes``, for uvicorn bounds neither their number nor their time."""
-        context = self.config.ssl
-        if context is None:
-            await super().startup(sockets)
-            return
+        """Listens by ``Listening``, as uvicorn does not."""
         factory: Callable[..., Any] = self.config.http_protocol_class
         make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
-        self.handshakes = Handshakes(context, make, self._room, self._front.head_timeout_s)
-        self.handshakes.listen(sockets or ())
-        self.servers = []
+        self.listening = Listening(make, self.config.ssl, self._room, self._front.head_timeout_s)
+        self.servers = await self.listening.start(sockets or (), self.config.backlog)
         self.started = True
 
     def _room(self) -> int:
@@ -146,8 +141,9 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets nobody in any more, then as uvicorn does."""
-        if self.handshakes is not None:
-            await self.handshakes.stop()
+        for server in self.servers:
+            server.close()
+        await self.listening.stop()
         await super().shutdown(sockets)
 
     def stop(self) -> None:
@@ -174,10 +170,8 @@ class _Server(uvicorn.Server):
         for connection in tuple(self.server_state.connections):
             assert isinstance(connection, LimitedProtocol)
             connection.check_time(now_s, KEEP_ALIVE_S)
-        greeting, given_up = (
-            (0, 0) if self.handshakes is None else (self.handshakes.under_way, self.handshakes.given_up)
-        )
-        front.look(len(self.server_state.connections) + greeting, given_up)
+        listening = self.listening
+        front.look(len(self.server_state.connections) + listening.under_way, listening.given_up)
 
 
 async def serve(

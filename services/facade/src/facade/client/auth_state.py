@@ -6,7 +6,8 @@ that their nodes judge by themselves. Must not know HTTP, nor what the document 
 Invariants:
     1. A change is made from what shard 0 holds and counts only if that is still held: none is lost.
     2. ``age_s`` says how old the copy may be; the copy itself stays, whatever becomes of shard 0.
-    3. What somebody changes leaves room to note when each token was last used.
+    3. What somebody changes leaves room to note when each token was last used. What would not fit takes the place of
+       tokens that have ended; those are never taken for other reasons.
     4. No other shard is told that its copy is the newest while that is of another history: a backup's cuts are of
        different moments, and shard 0 may have been recovered without its last changes.
 """
@@ -14,7 +15,9 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import grpc
 import structlog
@@ -33,6 +36,8 @@ CHANGE_S = 5.0
 CHANGE_TRIES = 10
 USE_BYTES = 16
 """The bytes by which a token may grow when the time of its last use is noted."""
+ENDED_MS = 300_000
+"""How long ago, by this facade's clock, a token must have ended that makes room: clocks differ."""
 COPY_EVERY = 10
 """The number of rounds after which the copies of the other shards are checked again: their leaders judge by them only
 while they are told that there is nothing newer. A leader that is new is told in the next round."""
@@ -51,8 +56,9 @@ class AuthState:
         on_change: Called when there is a new document.
     """
 
-    def __init__(self, directory: Directory, poll_s: float) -> None:
+    def __init__(self, directory: Directory, poll_s: float, wall_clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
+        self._wall_clock = wall_clock
         self._poll_s = poll_s
         self._heard_s: float | None = None
         self._copied: dict[int, tuple[int, int, str]] = {}
@@ -169,12 +175,19 @@ class AuthState:
 
     # Changes.
 
-    async def change(self, make: Callable[[Document], Document], *, to_the_brim: bool = False) -> Document:
+    async def change(
+        self,
+        make: Callable[[Document], Document],
+        *,
+        to_the_brim: bool = False,
+        dropped: Callable[[Sequence[str]], None] = lambda names: None,
+    ) -> Document:
         """Changes the document of shard 0, and has every shard copy it; returns the new document.
 
         Args:
             make: Makes the new document of the present one; called again if another change came first.
             to_the_brim: Whether the room for the uses of tokens may be taken, too.
+            dropped: Called with the names of tokens that had ended, once they have made room.
 
         Raises:
             DocumentError: The error that ``make`` raised.
@@ -184,17 +197,19 @@ class AuthState:
         if shard is None:
             raise NotAppliedError("starting", "It is not known where shard 0's nodes are.", shard=0)
         for _ in range(CHANGE_TRIES):
-            held = await ask_leader(shard, lambda node, left_s: node.get_auth(0, left_s), CHANGE_S, _judge_read, _late)
+            held = await ask_leader(shard, _get_auth, CHANGE_S, _judge_read, _late, reads=True)
             before = _decoded(held)
             made = make(before)
             if made == before and held.revision:
                 return made
+            until_ms = 0 if to_the_brim else int(self._wall_clock() * 1000) - ENDED_MS
+            made, data, ended = _fitting(made, len(held.document), until_ms)
             request = admin_pb2.SetAuthRequest(
-                expected_revision=held.revision,
-                revision=held.revision + 1,
-                document=_encoded(made, len(held.document), to_the_brim=to_the_brim),
+                expected_revision=held.revision, revision=held.revision + 1, document=data
             )
             if await self._set(shard, request):
+                if ended:
+                    dropped(ended)
                 # Otherwise a look came first, and another facade's change before it.
                 if request.revision > self.revision:
                     self._take(request.revision, request.document)
@@ -213,6 +228,10 @@ class AuthState:
         return await ask_leader(shard, call, CHANGE_S, _judge_change, _late)
 
 
+def _get_auth(node: Node, left_s: float) -> Awaitable[admin_pb2.GetAuthResponse]:
+    return node.get_auth(0, left_s)
+
+
 def _is(document: Document, data: bytes) -> bool:
     """Whether these bytes are a document, whichever version has written them."""
     try:
@@ -227,6 +246,26 @@ def _decoded(held: admin_pb2.GetAuthResponse) -> Document:
     except DocumentError as error:
         detail = f"This facade does not understand what shard 0 holds: {error}."
         raise NotAppliedError("auth_not_understood", detail, shard=0) from None
+
+
+class _Fitting(NamedTuple):
+    """A document that there is room for, its bytes, and the names of the tokens that have made room for it."""
+
+    document: Document
+    data: bytes
+    ended: Sequence[str] = ()
+
+
+def _fitting(made: Document, bytes_before: int, until_ms: int) -> _Fitting:
+    """Finds room for a document; if need be without the tokens that had ended by ``until_ms``, 0 for to the brim."""
+    try:
+        return _Fitting(made, _encoded(made, bytes_before, to_the_brim=not until_ms))
+    except ProblemError:
+        left = made.without_expired(until_ms)
+        if left is made:
+            raise
+    data = _encoded(left, bytes_before, to_the_brim=False)
+    return _Fitting(left, data, sorted(made.tokens.keys() - left.tokens.keys()))
 
 
 def _encoded(made: Document, bytes_before: int, *, to_the_brim: bool) -> bytes:

@@ -10,12 +10,13 @@ Source: DESIGN 9.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from doug.v1 import doug_pb2
 from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
-from doug_wire.slots import SLOTS, slot_of
+from doug_wire.slots import SLOTS, slot_of, slots_of
 from facade.client.channels import Channels
 from facade.client.metrics import Metrics
 from facade.client.operators.leader_calls import call_leader
@@ -99,6 +100,22 @@ class Directory:
         if shard is None:
             raise NotAppliedError("unknown_shard", "It is not known where this shard's nodes are.", shard=shard_id)
         return shard, epoch
+
+    def locate_all(self, keys: Sequence[bytes]) -> list[int] | None:
+        """The numbers of the shards that own the keys, in their order; counts their slots as asked for.
+
+        None if ``locate`` would refuse one of them; then none is counted.
+        """
+        if self.map is None:
+            return None
+        slots = slots_of(keys)
+        found = [shard for shard, _ in map(self.map.owner_of_slot, slots)]
+        if not self.shards.keys() >= set(found):
+            return None
+        counts = self.slot_counts
+        for slot in slots:
+            counts[slot] += 1
+        return found
 
     def check_loaded(self) -> None:
         """Refuses an operation while there is no map.

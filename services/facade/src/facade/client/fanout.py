@@ -14,6 +14,7 @@ Source: DESIGN 8; doug_wire.payload.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -400,7 +401,6 @@ class _Wave:
         self, shard: int, part: list[tuple[int, Command]], encoded: list[bytes]
     ) -> list[tuple[int, Command]]:
         outcomes = self._outcomes
-        uncertain = False
         try:
             operation = self._router.write(
                 Opcode.BATCH,
@@ -410,28 +410,31 @@ class _Wave:
                 repeatable=bool(self._idempotency_key),
             )
             result = await operation.future
-            uncertain, receipt = operation.uncertain, operation.receipt
-            if result.status == Status.RESULT_TOO_LARGE and len(part) > 1:
-                # Together they read more than an entry may; none of them was carried out.
-                half = len(part) // 2
-                moved = await self._send(shard, part[:half], encoded[:half])
-                return moved + await self._send(shard, part[half:], encoded[half:])
-            if result.status != Status.OK:
-                outcomes.update((place, Outcome(result, shard, uncertain, receipt, True)) for place, _ in part)
-                return []
-            results = decode_batch_result(result.value)
         except ProblemError as error:
             if error.code == "wrong_shard" and asyncio.get_running_loop().time() < self._deadline_s:
                 return part
             outcomes.update((place, Outcome(error, shard)) for place, _ in part)
             return []
-        except PipeError:
-            results = ()
-        if len(results) != len(part):
-            broken = InternalError("invalid_record", "A raft-node answered a batch with something else.", shard=shard)
-            outcomes.update((place, Outcome(broken, shard)) for place, _ in part)
-            return []
-        new, cls = tuple.__new__, Outcome  # For each of thousands: this takes half the time of a call of the class.
-        for (place, _), each in zip(part, results, strict=True):
-            outcomes[place] = new(cls, (each, shard, uncertain, receipt, True))
+        if result.status == Status.RESULT_TOO_LARGE and len(part) > 1:
+            # Together they read more than an entry may; none of them was carried out.
+            half = len(part) // 2
+            moved = await self._send(shard, part[:half], encoded[:half])
+            return moved + await self._send(shard, part[half:], encoded[half:])
+        told = outcomes_of(operation, result, shard, len(part))
+        outcomes.update(zip([place for place, _ in part], told, strict=True))
         return []
+
+
+def outcomes_of(operation: Operation, result: ResultRecord, shard: int, count: int) -> list[Outcome]:
+    """The outcomes of so many writes that a shard was sent together, of which it has answered with a result."""
+    uncertain, receipt = operation.uncertain, operation.receipt
+    if result.status != Status.OK:
+        return [Outcome(result, shard, uncertain, receipt, True)] * count
+    results: Sequence[ResultRecord] = ()
+    with contextlib.suppress(PipeError):
+        results = decode_batch_result(result.value)
+    if len(results) != count:
+        broken = InternalError("invalid_record", "A raft-node answered a batch with something else.", shard=shard)
+        return [Outcome(broken, shard)] * count
+    new, cls = tuple.__new__, Outcome  # For each of thousands: this takes half the time of a call of the class.
+    return [new(cls, (each, shard, uncertain, receipt, True)) for each in results]

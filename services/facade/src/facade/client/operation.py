@@ -79,6 +79,7 @@ class Operation:
         hedged: Whether it has a copy, or is one (``facade.client.hedging``).
         bound_ms: How old the answer to a bounded read may be; 0 for other operations.
         session: What the client's session token says; None without one.
+        queued_s: When it was first queued for a node, so that its turn had come.
         sent_s: When it was last sent to a node.
         receipt: What the node that answered last said of itself; set before ``future`` is resolved.
         reason: Why it was last sent back: the code to report when time runs out.
@@ -98,6 +99,7 @@ class Operation:
         "key",
         "kind",
         "load",
+        "queued_s",
         "reason",
         "receipt",
         "record",
@@ -138,6 +140,7 @@ class Operation:
         self.hedged = False
         self.bound_ms = 0
         self.session: Session | None = None
+        self.queued_s = 0.0
         self.sent_s = 0.0
         self.receipt: Receipt | None = None
         self.reason = ""

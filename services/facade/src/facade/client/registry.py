@@ -32,6 +32,7 @@ from facade.client.sessions import foreign_session
 from facade.client.shard import Answer, Shard
 from facade.client.tracing import OperationTracing
 from facade.client.turns import RESERVE, Turns
+from facade.client.waits import MANY
 from facade.errors import NotAppliedError, ProblemError
 from facade.settings import Settings
 
@@ -40,6 +41,9 @@ TICK_S = 0.025
 
 BACKOFF_MIN_S = 0.01
 BACKOFF_MAX_S = 0.2
+
+ABANDONED_S = 0.1
+"""An operation that has waited so long is dropped when its client leaves."""
 
 REROUTES_MAX = 20
 
@@ -148,13 +152,14 @@ class Registry:
             to: For the copy of a read, which takes no share: the node that is to serve it (``facade.client.hedging``).
 
         Raises:
-            NotAppliedError: Too much of this shard is waiting, or the deadline is over.
+            NotAppliedError: Too much of this shard is waiting, or for too long, or the deadline is over.
             TooManyRequestsError: The client has more under way than its share.
         """
         size = len(record)
         load = self.check_room(shard, size)
         loop = self._loop
         now_s = loop.time()
+        late = not deadline_s and load.items >= MANY and shard.waits.are_long(kind, now_s)  # Batches come in whole.
         if not deadline_s:
             deadline_s = now_s + self.timeout_s
         elif deadline_s <= now_s:
@@ -163,8 +168,10 @@ class Registry:
             operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
         )
         turns, entered = load.turns, True
+        if late and turns is None:
+            raise NotAppliedError("overloaded", "Requests wait too long for this shard.", shard=shard.id)
         if turns is not None and to is None:
-            operation.client = turns.admit(client, load.items, size, load.size)
+            operation.client = turns.admit(client, load.items, size, load.size, late=late)
             entered = turns.enter(operation.client, operation)
         if self._tracing is not None:
             operation.trace = self._tracing.begin(operation)
@@ -177,11 +184,7 @@ class Registry:
             loop.call_later(TICK_S, self._tick)
         # Never among those that were checked already: they are not checked again.
         tick = max(int(deadline_s / TICK_S) + 1, self._next_tick)
-        due = self._due.get(tick)
-        if due is None:
-            self._due[tick] = [operation_id]
-        else:
-            due.append(operation_id)
+        self._due.setdefault(tick, []).append(operation_id)
         if to is not None:
             to.copies.append(operation)
             to.wake()
@@ -189,6 +192,7 @@ class Registry:
         if self._hedging is not None and kind is Kind.READ_LOCAL:
             self._hedging.admitted()
         if entered:
+            operation.queued_s = now_s
             shard.submit(operation)
         return operation
 
@@ -218,6 +222,7 @@ class Registry:
         assert client is not None and turns is not None
         operation.client = None
         for ready in turns.leave(client, operation, size):
+            ready.queued_s = self._loop.time()
             self._directory.shards[ready.shard].submit(ready)
 
     def settle(self, answers: Iterable[Answer]) -> None:
@@ -333,6 +338,14 @@ class Registry:
         if read.batch is not None:
             read.batch.link.take(read.id)
         self.finish(read, error)
+
+    def abandon(self, operation: Operation) -> None:
+        """Ends an operation whose client has left, if it was to wait longer: clients that give up must not fill queues.
+
+        What was about to be sent is, so that it is done although the client does not wait for an answer.
+        """
+        if operation.batch is None and self._loop.time() - operation.queued_s >= ABANDONED_S:
+            self.finish(operation, NotAppliedError("overloaded", "Its client has left.", shard=operation.shard))
 
     def _expire(self, operation: Operation) -> None:
         batch = operation.batch

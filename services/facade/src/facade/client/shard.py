@@ -35,6 +35,7 @@ from facade.client.questions import Questions, until
 from facade.client.replicas import BEHIND_S, SILENT_S, SLOW_FOR_S, SLOW_S, Replicas, answers
 from facade.client.sessions import Sessions
 from facade.client.tracing import contexts_for
+from facade.client.waits import Waits
 from facade.discovery.targets import Target
 from facade.settings import Settings
 
@@ -62,6 +63,7 @@ class Shard:
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader has ever been found.
         changed: An event that is set when nodes came or went, since each needs a session.
+        waits: How long its requests have waited of late.
         unreachable: An event that is set when a node does not answer at the address that discovery names.
     """
 
@@ -77,8 +79,7 @@ class Shard:
         self.id = shard_id
         self._settings = settings
         self._metrics, self._channels, self.sessions = metrics, channels, sessions
-        self._spread_items = settings.spread_reads_items
-        self._loop = asyncio.get_running_loop()
+        self._spread_items, self._loop = settings.spread_reads_items, asyncio.get_running_loop()
         self.nodes = {node_id: self._make_node(node_id, target) for node_id, target in targets.items()}
         self._listed = tuple(targets)
         self.replicas = Replicas(self.nodes.values(), settings.zone)
@@ -87,14 +88,12 @@ class Shard:
         self.leader: Node | None = None
         self.leader_term = 0
         self.ever_led = False
-        self._led_by = ("", 0)
-        self._leader_since_s = 0.0
-        self.changed = asyncio.Event()
-        self.unreachable = asyncio.Event()
+        self._led_by, self._leader_since_s = ("", 0), 0.0
+        self.changed, self.unreachable = asyncio.Event(), asyncio.Event()
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
-        self._search = asyncio.Event()
+        self.waits = Waits(settings.queue_wait_ms / 1000)
+        self._search, self._hurry = asyncio.Event(), asyncio.Event()
         self._search.set()
-        self._hurry = asyncio.Event()
         metrics.leader(shard_id, known=False)
 
     def _make_node(self, node_id: str, target: Target) -> Node:
@@ -273,9 +272,8 @@ class Shard:
         link = node.link
         link.finished.clear()  # Operations that were given up tell nothing about the time of answers.
         taken: list[Answer] = []
-        not_leader = False
         staleness_ms = receipt.staleness_ms if receipt.HasField("staleness_ms") else None
-        first_sent_s = now_s
+        not_leader, first_sent_s = False, now_s
         # The whole message is read before any record is used: nothing of a damaged message counts.
         for result in list(pipe.decode_results(message.results)):
             operation = link.take(result.id)
@@ -292,6 +290,7 @@ class Shard:
                     result = result._replace(status=Status.NOT_FRESH)  # noqa: PLW2901
             not_leader = not_leader or status == Status.NOT_LEADER
             taken.append((operation, result))
+        self.waits.heard(taken, now_s)
         if first_sent_s > now_s - SLOW_S:
             node.slow_until_s = 0.0
         if staleness_ms is not None:
@@ -437,6 +436,7 @@ class Shard:
         if new or old is None:
             self._leader_since_s = self._loop.time()
         if new:
+            self.waits.forget()
             self._led_by = (node.id, term)
             log.info("shard.leader_changed", shard=self.id, leader=node.id, term=term)
         self.ever_led = True

@@ -4,7 +4,8 @@ A client is a principal, or an address while nobody has to say who they are. Wha
 bounded by the shard's queue only. Once there are two, each has a share of a window for itself; what is beyond its share
 waits in a line of its own while the window is full, and the lines are served in turn. Once half of the shard's room is
 taken, nobody of several may hold more of it than their part: they are refused (429), so that others find room. Whoever
-comes while one client fills the queue finds room in a reserve beyond it, as large as ``RESERVE``.
+comes while one client fills the queue finds room in a reserve beyond it, as large as ``RESERVE``. While requests wait
+for too long (``facade.client.waits``), nobody may hold more than their part of what is under way, alone or not.
 
 Must not know HTTP, or what operations do. Invariants:
 
@@ -90,7 +91,7 @@ class Turns:
         """How many operations wait for their turn."""
         return sum(client.items - client.inside for client in self._waiting.values())
 
-    def admit(self, name: str, items: int, size: int, taken: int) -> Client:
+    def admit(self, name: str, items: int, size: int, taken: int, *, late: bool = False) -> Client:
         """Counts one more operation of a client, or refuses it; ``enter`` then says whether it is its turn.
 
         Args:
@@ -98,6 +99,7 @@ class Turns:
             items: How many operations the shard has already.
             size: The bytes of this operation.
             taken: How many bytes the shard has already.
+            late: Whether requests wait for too long, so that who holds their part has to wait for answers.
 
         Raises:
             TooManyRequestsError: The client holds more than its part.
@@ -105,8 +107,8 @@ class Turns:
         client = self._clients.get(name)
         if client is None:
             client = Client(name)
-        if self._bytes_limit or 2 * items >= self._items_max or 2 * taken >= self._bytes_max:
-            self._check(client, size, items, taken)
+        if late or self._bytes_limit or 2 * items >= self._items_max or 2 * taken >= self._bytes_max:
+            self._check(client, size, items, taken, late=late)
         self._clients[name] = client
         client.items += 1
         client.size += size
@@ -124,12 +126,13 @@ class Turns:
         operation.inside = True
         return client
 
-    def _check(self, client: Client, size: int, items: int, taken: int) -> None:
+    def _check(self, client: Client, size: int, items: int, taken: int, *, late: bool) -> None:
         held, others = client.size + size, len(self._clients) - (client.name in self._clients)
         part = 1 / (others + 1)
         much = 2 * items >= self._items_max and client.items >= part * self._items_max
         large = 2 * taken >= self._bytes_max and client.size > 0 and held > part * self._bytes_max
-        if much or large or (self._bytes_limit and client.size > 0 and held > self._bytes_limit):
+        long = late and (not others or client.items >= part * items)
+        if much or large or long or (self._bytes_limit and client.size > 0 and held > self._bytes_limit):
             self.refused += 1
             self.on_refused("share", client.name)
             raise TooManyRequestsError("Too many of your requests are under way.")

@@ -133,6 +133,7 @@ class TokenView(_View):
     roles: list[str]
     created_at: str
     expires_at: str | None
+    expired: bool = Field(description="Whether it has ended; it makes room for others once there is none")
     last_used_at: str | None
 
 
@@ -204,7 +205,7 @@ def _when(time_ms: int) -> str | None:
     return timestamp(time_ms) if time_ms else None
 
 
-def _token_view(name: str, record: TokenRecord) -> TokenView:
+def _token_view(name: str, record: TokenRecord, now_s: float) -> TokenView:
     return TokenView(
         name=name,
         id=record.id,
@@ -212,6 +213,7 @@ def _token_view(name: str, record: TokenRecord) -> TokenView:
         roles=list(record.held.roles),
         created_at=timestamp(record.created_ms),
         expires_at=_when(record.expires_ms),
+        expired=0 < record.expires_ms <= now_s * 1000,
         last_used_at=_when(record.used_ms),
     )
 
@@ -240,6 +242,11 @@ class _Users:
         self._tell = tell
         self._now_s = now_s
 
+    def tokens(self, document: Document) -> TokensView:
+        """All tokens of a document."""
+        held, now_s = document.tokens, self._now_s()
+        return TokensView(tokens=[_token_view(name, held[name], now_s) for name in sorted(held)])
+
     @property
     def state(self) -> AuthState:
         """The document of roles, users and tokens.
@@ -259,8 +266,12 @@ class _Users:
         Raises:
             ProblemError: The change is refused, or may or may not have been made.
         """
+
+        def dropped(names: Sequence[str]) -> None:
+            self._tell(current.get(), "ended tokens dropped", ", ".join(names), ())
+
         try:
-            made = await self.state.change(make)
+            made = await self.state.change(make, dropped=dropped)
         except MissingError as error:
             raise BadRequestError("bad_auth", f"{error}.", status=404) from None
         except TakenError as error:
@@ -414,8 +425,7 @@ def _add_tokens(routes: APIRouter, users: _Users) -> None:
     @routes.get("/v1/auth/tokens", responses=_problems(409), dependencies=[Depends(_only())])
     async def list_tokens() -> TokensView:
         """List all tokens, without their secrets, which are not stored."""
-        held = users.state.document.tokens
-        return TokensView(tokens=[_token_view(name, held[name]) for name in sorted(held)])
+        return users.tokens(users.state.document)
 
     @routes.post("/v1/auth/tokens", responses=_CHANGES, status_code=201, dependencies=[Depends(_only())])
     async def create_token(wanted: NewToken) -> MadeToken:
@@ -425,8 +435,7 @@ def _add_tokens(routes: APIRouter, users: _Users) -> None:
     @routes.delete("/v1/auth/tokens/{name}", responses=_CHANGES, dependencies=[Depends(_only())])
     async def revoke_token(name: str) -> TokensView:
         """Revoke a token, on all facades within two seconds; answers with the tokens that are left."""
-        made = await users.change(lambda document: document.without_token(name), "token revoked", name)
-        return TokensView(tokens=[_token_view(each, made.tokens[each]) for each in sorted(made.tokens)])
+        return users.tokens(await users.change(lambda document: document.without_token(name), "token revoked", name))
 
 
 def _roles_view(document: Document) -> RolesView:

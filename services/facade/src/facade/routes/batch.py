@@ -23,6 +23,7 @@ from facade.client.access import sender
 from facade.client.fanout import READS_SAFE, Fanout, Outcome, Part, Wishes
 from facade.client.metrics import Metrics
 from facade.client.places import Bytes
+from facade.client.put_batches import PutBatches, Written
 from facade.client.router import Router
 from facade.client.sessions import Seen, Session, grown
 from facade.errors import BadRequestError, ProblemError, TooManyRequestsError
@@ -40,9 +41,9 @@ from facade.routes.raw import (
     check_length,
     check_media_type,
 )
-from facade.routes.results import PLAIN_PUT_VIEW, item_view
-from facade.routes.sessions import begin_session, receipt_of, seen_by, session_header
-from facade.routes.shapes import parse_operation
+from facade.routes.results import PLAIN_PUT_VIEW, item_view, puts_view
+from facade.routes.sessions import Answered, begin_session, receipt_of, receipts_of, seen_by, session_header
+from facade.routes.shapes import parse_operation, parse_puts
 from facade.settings import Settings
 
 BODY_BYTES_MAX = 16 << 20
@@ -54,6 +55,8 @@ GROUP_ITEMS, GROUP_BYTES = 2_000, 1 << 20
 
 YIELD_EVERY = 256
 """The number of operations after which the event loop gets to do something else."""
+PARSED_TOGETHER = 1024
+"""The same for puts without options, which take less time."""
 
 PARAMETERS = frozenset({b"consistency", b"max_staleness"})
 
@@ -97,6 +100,43 @@ async def show(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> list[bytes
     return shown
 
 
+async def _puts_of(operations: Sequence[object]) -> tuple[list[bytes], list[bytes]] | None:
+    """The keys and values of a batch of puts without options; None if it is another one."""
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    for start in range(0, len(operations), PARSED_TOGETHER):
+        if start:
+            await asyncio.sleep(0)
+        found = parse_puts(operations[start : start + PARSED_TOGETHER])
+        if found is None:
+            return None
+        keys += found[0]
+        values += found[1]
+    return (keys, values) if keys else None
+
+
+def _views(written: Sequence[Written]) -> bytes:
+    """The results of a batch of puts, as JSON, with commas between them."""
+    if all(each.revisions is not None and type(each.places) is range for each in written):
+        # Those of one shard, in the order of the batch.
+        return b",".join([puts_view(each.revisions) for each in written if each.revisions is not None])
+    shown: dict[int, bytes] = {}
+    for places, revisions, outcomes, _ in written:
+        if revisions is not None:
+            shown.update(zip(places, map(PLAIN_PUT_VIEW.__mod__, revisions), strict=True))
+            continue
+        for place, (result, shard, uncertain, _, _) in zip(places, outcomes, strict=True):
+            shown[place] = item_view(Opcode.PUT, b"", result, shard, uncertain=uncertain)
+    return b",".join([shown[place] for place in range(len(shown))])
+
+
+def _receipts(written: Sequence[Written]) -> Answered:
+    """The receipts of a batch of puts."""
+    shared = dict.fromkeys([each.receipt for each in written if each.receipt is not None])
+    others = receipts_of([outcome for each in written for outcome in each.outcomes])
+    return list(dict.fromkeys([*((receipt, True) for receipt in shared), *others]))
+
+
 def _size_read(part: Part, outcome: Outcome) -> int:
     """The bytes of the value that an operation has read."""
     result = outcome.result
@@ -131,6 +171,7 @@ class BatchApp(RawApp):
         super().__init__(metrics)
         self._router = router
         self.fanout = Fanout(router, settings.queue_bytes_max)
+        self._puts = PutBatches(router, self.fanout)
         self._timeout_s = settings.request_timeout_ms / 1000
         self._body_timeout_s = settings.body_timeout_ms / 1000
         self._timed = settings.server_timing_enabled
@@ -187,6 +228,13 @@ class BatchApp(RawApp):
             detail = f"A batch has at most {BATCH_OPERATIONS_MAX} operations, not {len(operations)}."
             raise BadRequestError("body_too_large", detail, status=413)
         self.quota.charge(len(operations) - 1)
+        puts = await _puts_of(operations)
+        started_s = perf_counter()
+        written = None if puts is None else await self._puts.run(*puts, self._wishes(options))
+        if written is not None:
+            answered, shown = _receipts(written), _views(written)
+            await self._answer(request, options, session, answered, shown, started_s)
+            return
         parts = []
         for place, operation in enumerate(operations):
             parts.append(parse_part(place, operation))
@@ -195,13 +243,25 @@ class BatchApp(RawApp):
         started_s = perf_counter()
         with self.fanout.room() as room:
             outcomes = await self.fanout.run(parts, self._wishes(options), session, room)
-            seen, receipt = seen_by(outcomes), receipt_of(outcomes, options.asked.mode)
-            shown = await show(parts, outcomes)
+            answered, shown = receipts_of(outcomes), b",".join(await show(parts, outcomes))
             del outcomes
-            took_ms = 1000 * (perf_counter() - started_s)
-            timing = ((receipts.SERVER_TIMING, b"route;dur=%.2f" % took_ms),) if self._timed else ()
-            headers = (*timing, *receipt, *session_header(self._router, session, seen))
-            await request.answer_json(200, b'{"results":[%b]}' % b",".join(shown), headers)
+            await self._answer(request, options, session, answered, shown, started_s)
+
+    async def _answer(
+        self,
+        request: RawRequest,
+        options: RequestOptions,
+        session: Session | None,
+        answered: Answered,
+        shown: bytes,
+        started_s: float,
+    ) -> None:
+        """Answers a whole batch, of which the results are shown."""
+        seen, receipt = seen_by(answered), receipt_of(answered, options.asked.mode)
+        took_ms = 1000 * (perf_counter() - started_s)
+        timing = ((receipts.SERVER_TIMING, b"route;dur=%.2f" % took_ms),) if self._timed else ()
+        headers = (*timing, *receipt, *session_header(self._router, session, seen))
+        await request.answer_json(200, b'{"results":[%b]}' % shown, headers)
 
     def _wishes(self, options: RequestOptions) -> Wishes:
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
@@ -229,7 +289,7 @@ class BatchApp(RawApp):
                     ready.append(done.pop(place))
                     sent += sizes.pop(place)
                     place += 1
-                answered = [each for _, each in over]
+                answered = receipts_of([each for _, each in over])
                 seen, receipt = seen_by(answered), receipt_of(answered, options.asked.mode)
                 del outcomes, over, answered, shown
                 session = grown(session, seen)

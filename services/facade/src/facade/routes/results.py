@@ -163,6 +163,16 @@ PLAIN_PUT_VIEW = b'{"status":200,"revision":"%d"}'
 """The view of a put that succeeded, and of which there is no more to say than its revision."""
 
 
+def puts_view(revisions: range) -> bytes:
+    """The views of puts that succeeded, with commas between them."""
+    return _plain_put_views(len(revisions)) % (*revisions,)
+
+
+@functools.lru_cache(maxsize=16)
+def _plain_put_views(count: int) -> bytes:
+    return b",".join([PLAIN_PUT_VIEW] * count)
+
+
 def item_view(
     opcode: int, key: bytes, result: ResultRecord | ProblemError, shard: int, *, uncertain: bool = False
 ) -> bytes:

@@ -7,7 +7,7 @@ Source: DESIGN 7.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from facade.client.fanout import Outcome
 from facade.client.modes import LINEARIZABLE, ReadMode
@@ -41,10 +41,14 @@ def session_header(router: Router, session: Session | None, seen: Sequence[Seen]
     return ((SESSION, token),) if token else ()
 
 
-def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
+Answered = Iterable[tuple[Receipt, bool]]
+"""The receipts of outcomes, and whether each is of linearizable reads or writes."""
+
+
+def seen_by(answered: Answered) -> list[Seen]:
     """How far the outcomes of a batch show the logs of shards, once for each shard and kind."""
     newest: dict[tuple[int, bool], Seen] = {}
-    for receipt, strong in _receipts(outcomes):
+    for receipt, strong in answered:
         seen = Seen(receipt.shard, receipt.entry, strong)
         place = (seen.shard, seen.strong)
         if place not in newest or newest[place].entry < seen.entry:
@@ -53,12 +57,12 @@ def seen_by(outcomes: Sequence[Outcome]) -> list[Seen]:
     return sorted(newest.values(), key=lambda each: not each.strong)
 
 
-def receipt_of(outcomes: Sequence[Outcome], mode: ReadMode) -> Headers:
+def receipt_of(answered: Answered, mode: ReadMode) -> Headers:
     """The headers that name the nodes that have carried out a batch, and how fresh what they read is."""
-    return (*mode.headers, *of_batch(_receipts(outcomes), local=mode is not LINEARIZABLE))
+    return (*mode.headers, *of_batch(answered, local=mode is not LINEARIZABLE))
 
 
-def _receipts(outcomes: Sequence[Outcome]) -> list[tuple[Receipt, bool]]:
+def receipts_of(outcomes: Sequence[Outcome]) -> list[tuple[Receipt, bool]]:
     """The receipts of outcomes, each once, and whether it is of linearizable reads or writes: many share theirs."""
     told = dict.fromkeys([(outcome.receipt, outcome.strong) for outcome in outcomes])
     return [(receipt, strong) for receipt, strong in told if receipt is not None]

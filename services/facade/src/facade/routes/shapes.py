@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from doug_wire import command as commands
 from doug_wire.command import ABSENT, EXISTS, KEY_BYTES_MAX, VALUE_BYTES_MAX, Command, Condition, Opcode
@@ -233,6 +233,26 @@ def parse_operation(document: object) -> Command:
     elif opcode is Opcode.TOUCH and not ttl:
         raise BadRequestError("bad_ttl", "A touch needs a ttl.")
     return Command(opcode, key, content_type, value, 0, condition, ttl, None, content_encoding)
+
+
+def parse_puts(documents: Sequence[object]) -> tuple[list[bytes], list[bytes]] | None:
+    """The keys and values of operations, at least one, of which each is a put of a text without options.
+
+    None if one of them is anything else, or wrong: then ``parse_operation`` tells what it is.
+    """
+    count = len(documents)
+    some = cast("Sequence[dict[str, Any]]", documents)
+    try:
+        if list(map(len, some)).count(3) != count or [each["op"] for each in some].count("put") != count:
+            return None
+        keys = [each["key"].encode() for each in some]
+        values = [each["value"].encode() for each in some]
+    except (TypeError, KeyError, AttributeError):
+        return None
+    key_sizes = list(map(len, keys))
+    if min(key_sizes) == 0 or max(key_sizes) > KEY_BYTES_MAX or max(map(len, values)) > VALUE_BYTES_MAX:
+        return None
+    return keys, values
 
 
 def _text(document: Mapping[str, Any], name: str) -> bytes | None:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from doug_wire.handshakes import Handshakes
+from doug_wire.listening import Listening
 from raft_node.errors import SettingsError
 from raft_node.settings import parse_address
 
@@ -39,28 +39,21 @@ class _Server(uvicorn.Server):
 
     connections_max: int
     stopping: asyncio.Event
-    _handshakes: Handshakes | None = None
+    _listening: Listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens; with TLS by ``Handshakes``, for uvicorn bounds neither their number nor their time."""
-        context = self.config.ssl
-        if context is None:
-            await super().startup(sockets)
-            return
+        """Listens by ``Listening``, as uvicorn does not."""
         factory: Callable[..., Any] = self.config.http_protocol_class
         make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
-        self._handshakes = Handshakes(context, make, lambda: self.connections_max, HEAD_S)
-        for each in sockets or ():
-            each.setblocking(False)
-            each.listen(self.config.backlog)
-        self._handshakes.listen(sockets or ())
-        self.servers = []
+        self._listening = Listening(make, self.config.ssl, lambda: self.connections_max, HEAD_S)
+        self.servers = await self._listening.start(sockets or (), self.config.backlog)
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets nobody in any more, then as uvicorn does."""
-        if self._handshakes is not None:
-            await self._handshakes.stop()
+        for server in self.servers:
+            server.close()
+        await self._listening.stop()
         await super().shutdown(sockets)
 
     async def main_loop(self) -> None:

@@ -123,7 +123,8 @@ async def open_ports(
     peer_port = Listener(peers, raft_streams, counting[0], certificates, peer_most)
     raft_service.caller_of = requests[0].caller_of = peer_port.caller
     client_streams: dict[HotStream, Behaviour] = {PIPE: doug_service.Pipe, SCAN: doug_service.Scan}
-    client_port = Listener(clients, client_streams, counting[1], certificates, client_most)
+    known = settings.trusted_names if settings.guarded else None
+    client_port = Listener(clients, client_streams, counting[1], certificates, client_most, known)
     callers.caller_of = requests[1].caller_of = client_port.caller
 
     async def close_ports() -> None:

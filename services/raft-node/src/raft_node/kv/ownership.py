@@ -24,9 +24,10 @@ class Ownership:
         epoch: The epoch of the partition map from which the ranges were taken.
         ranges: The owned ranges; none before the shard is created.
         epochs: By slot, the epoch at which the shard owns it; 0 for slots of others.
+        everywhere: The epoch at which the shard owns every slot; 0 unless it owns all of them at one epoch.
     """
 
-    __slots__ = ("epoch", "epochs", "ranges")
+    __slots__ = ("epoch", "epochs", "everywhere", "ranges")
 
     def __init__(self, epoch: int, ranges: Sequence[SlotRange]) -> None:
         """Takes the ranges of one shard."""
@@ -35,6 +36,7 @@ class Ownership:
         self.epochs = [0] * SLOTS
         for first, last, _, slot_epoch in ranges:
             self.epochs[first : last + 1] = [slot_epoch] * (last + 1 - first)
+        self.everywhere = self.epochs[0] if len(set(self.epochs)) == 1 else 0
 
     def encode(self) -> bytes:
         """The bytes of the ownership, as stored under ``SLOTS_KEY``."""

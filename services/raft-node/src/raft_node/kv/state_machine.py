@@ -4,8 +4,9 @@ In three steps. What commands will read is fetched from the store (``raft_node.k
 ``apply`` ends before the entry and says in ``needed`` what is to be loaded first. Then each command is carried out by a
 pure function of the state and of itself (``raft_node.kv.operations``). At last all effects are written at once. A put
 and a delete without options read nothing: they are done here, and cost nothing of this; those with a condition alone
-are done by ``raft_node.kv.conditional``. What reads and stores much, or takes long, ends a call of ``apply`` early, so
-that neither memory nor the event loop are taken by a few bytes of the log.
+are done by ``raft_node.kv.conditional``, and batches of puts by ``raft_node.kv.put_batches``. What reads and stores
+much, or takes long, ends a call of ``apply`` early, so that neither memory nor the event loop are taken by a few bytes
+of the log.
 
 Invariants:
 1. What an entry does depends on the entries before it and on nothing else.
@@ -31,7 +32,7 @@ from doug_wire.slots import slot_of
 from doug_wire.watch import ChangeKind
 from raft_node.entry import HEADER_BYTES, Entry, EntryKind
 from raft_node.errors import CorruptionError
-from raft_node.kv import conditional
+from raft_node.kv import conditional, put_batches
 from raft_node.kv.changes import Removal, encode_removals
 from raft_node.kv.conditional import BYTES_MAX, STEPS_MAX, Run
 from raft_node.kv.fetching import Fetching, unknown
@@ -49,7 +50,7 @@ from raft_node.kv.keyspace import (
     State,
 )
 from raft_node.kv.operations import access, table, tokens
-from raft_node.kv.operations.work import Limits, NotFetchedError, Outcome, Work
+from raft_node.kv.operations.work import Details, Limits, NotFetchedError, Outcome, Work
 from raft_node.kv.operations.work import Mark as Before
 from raft_node.kv.ownership import NOTHING, Ownership
 from raft_node.kv.partitions import decode_create_shard
@@ -221,6 +222,10 @@ class StateMachine:
                     work = self._begin_work(batch)
                 elif work.steps + run.steps >= STEPS_MAX or work.bytes + run.bytes + results >= BYTES_MAX:
                     break
+                if (outcome := self._put_all(entry, batch)) is not None:
+                    results += len(outcome.details.value) if outcome.details is not None else 0
+                    outcomes.append(outcome)
+                    continue
                 if len(outcomes) >= ready:
                     ready = len(outcomes) + self._fetching.fetch(entries[len(outcomes) :], ask=not outcomes)
                 if len(outcomes) < ready and entry.data[_FLAGS] == commands.FLAG_CONDITION:
@@ -304,6 +309,14 @@ class StateMachine:
             entry = None
         self.revision = revision
         return entry
+
+    def _put_all(self, entry: Entry, batch: Effects) -> Outcome | None:
+        """Carries an entry out that is a batch of puts without options; None if it is another one."""
+        found = put_batches.carry_out(entry.data, self.ownership, self.revision, batch)
+        if found is None:
+            return None
+        results, self.revision = found
+        return Outcome(Status.OK, self.revision, Details(value=results))
 
     def _apply_own(self, entry: Entry, batch: Effects, hashed: int) -> int:
         """Applies an entry of Raft's or the leader's own; returns how many effects a hash has been taken of."""

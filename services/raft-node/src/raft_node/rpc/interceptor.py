@@ -19,6 +19,7 @@ import grpc.aio
 
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
+from raft_node.rpc.others import few
 from raft_node.rpc.requests import Requests
 
 _OWN = "/doug.v1."
@@ -75,7 +76,9 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         # None tells gRPC that no handler serves the method.
         if handler is None:
             return None
-        counted = self._handlers[name] = self._read(self._counted(name, handler) if name.startswith(_OWN) else handler)
+        # Of what is remembered here there is one handler for all calls, so that it can count them.
+        serving = self._counted(name, handler) if name.startswith(_OWN) else few(handler)
+        counted = self._handlers[name] = self._read(serving)
         return counted
 
     def _read(self, handler: Handler) -> Handler:

@@ -8,7 +8,7 @@ the same methods, counted alike. Must not know what the methods do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import grpc
@@ -37,6 +37,7 @@ class Listener:
         counting: CountingInterceptor,
         certificates: Certificates | None,
         connections_max: int,
+        known: Collection[str] | None = None,
     ) -> None:
         """Builds it; ``open`` has it listen.
 
@@ -46,6 +47,7 @@ class Listener:
             counting: Counts the calls of the own server.
             certificates: The certificates for mutual TLS; None for plaintext.
             connections_max: How many connections there may be.
+            known: The names in certificates of those to whom the own server gives its whole bounds; None for everybody.
         """
         self._grpc = server
         self._certificates = certificates
@@ -53,7 +55,7 @@ class Listener:
             stream.path: Method(_served(stream, behaviour, counting), stream.decode_request, encode)
             for stream, behaviour in streams.items()
         }
-        self._own = Server(methods, Limits(message_bytes_max=MESSAGE_BYTES_MAX))
+        self._own = Server(methods, Limits(message_bytes_max=MESSAGE_BYTES_MAX), known=known)
         self._connections_max = connections_max
         self._front: Front | None = None
 

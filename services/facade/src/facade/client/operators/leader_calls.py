@@ -19,6 +19,8 @@ from facade.client.shard import Shard
 from facade.errors import ProblemError
 
 RETRY_S = 0.05
+TRY_S = 1.0
+"""How long one try may take of what changes nothing: a leader that hangs may have a successor that is asked next."""
 
 T = TypeVar("T")
 
@@ -65,6 +67,8 @@ async def ask_leader(
     timeout_s: float,
     judge: Callable[[Refusal], ProblemError | T | None],
     late: Callable[[], ProblemError],
+    *,
+    reads: bool = False,
 ) -> T:
     """Asks the leader, or the next one, until there is an answer.
 
@@ -74,6 +78,7 @@ async def ask_leader(
         timeout_s: How long all tries may take together.
         judge: Turns a refusal into an error, into an answer after all, or into None if it is worth another try.
         late: Makes the error for the end of the time.
+        reads: Whether the call changes nothing, so that a try without an answer is worth another one elsewhere.
 
     Raises:
         ProblemError: The error that ``judge`` or ``late`` made.
@@ -84,7 +89,7 @@ async def ask_leader(
         left_s = ends_s - loop.time()
         if left_s <= 0:
             raise late()
-        answer = await call_leader(shard, partial(_within, call, left_s))
+        answer = await call_leader(shard, partial(_within, call, min(left_s, TRY_S) if reads else left_s))
         if isinstance(answer, Refusal):
             verdict = judge(answer)
             if isinstance(verdict, ProblemError):

@@ -89,7 +89,10 @@ async def _ask(shard: Shard, call: Callable[[Node, float], Awaitable[T]], *, rea
             waits_for, detail = RETRIED[refusal.code], refusal.detail
         return None
 
-    return await ask_leader(shard, call, TIMEOUT_S, judge, lambda: NotAppliedError(waits_for, detail, shard=shard.id))
+    def late() -> ProblemError:
+        return NotAppliedError(waits_for, detail, shard=shard.id)
+
+    return await ask_leader(shard, call, TIMEOUT_S, judge, late, reads=reads)
 
 
 def _problem(shard: Shard, refusal: Refusal) -> ProblemError:

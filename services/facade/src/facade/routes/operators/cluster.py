@@ -1,20 +1,26 @@
 """The routes that show the cluster to operators: /v1/cluster, /v1/partitions, /v1/version.
 
-Must not know gRPC beyond the answers that the client hands out.
+Must not know gRPC beyond the answers that the client hands out. Invariants: (1) however many nodes there are, requests
+wait for an answer about all of them no longer than for a piece of it, of about ``PIECE_NODES``; (2) what the nodes said
+is put into bytes once, however many ask.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
 from typing import Annotated, cast, get_args
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
+from pydantic import TypeAdapter
 
 from doug.v1 import admin_pb2
 from facade import __version__
 from facade.client.access import LOOKING, check_any, current
 from facade.client.metrics import Metrics
 from facade.client.node import Node
+from facade.client.operators.cluster_status import Statuses
 from facade.client.router import Router
 from facade.errors import NotAppliedError
 from facade.models import (
@@ -33,6 +39,8 @@ from facade.models import (
 from facade.routes.strict import JsonRoute
 from facade.settings import Settings
 
+PIECE_NODES = 48
+"""So many nodes are put into bytes in one piece, about a millisecond; then whatever else waits has its turn."""
 EXPIRY = "dougdb_tls_certificate_expiry_timestamp_seconds"
 
 VitalsQuery = Annotated[bool, Query(description="Whether the health of every node and of this facade is told, too.")]
@@ -100,20 +108,57 @@ def _answered(node: Node, status: admin_pb2.StatusResponse) -> NodeView:
     )
 
 
+_SHARDS = TypeAdapter(list[ShardView])
+
+
+def pieces(statuses: Statuses, *, vitals: bool) -> Iterator[bytes]:
+    """What the nodes said as JSON, some shards at a time: the items of a list, without commas between the pieces."""
+    piece: list[ShardView] = []
+    nodes_in_piece = 0
+    for shard, nodes in statuses.items():
+        if nodes_in_piece and nodes_in_piece + len(nodes) > PIECE_NODES:
+            yield _SHARDS.dump_json(piece, exclude_unset=True)[1:-1]
+            piece, nodes_in_piece = [], 0
+        piece.append(ShardView(id=shard, nodes=[node_view(node, status, vitals=vitals) for node, status in nodes]))
+        nodes_in_piece += len(nodes)
+    if piece:
+        yield _SHARDS.dump_json(piece, exclude_unset=True)[1:-1]
+
+
+class _Encoded:
+    """What the nodes said as JSON, put into bytes once for all who ask while it is the newest."""
+
+    def __init__(self) -> None:
+        self._of: dict[bool, tuple[Statuses, asyncio.Task[bytes]]] = {}
+
+    async def read(self, statuses: Statuses, *, vitals: bool) -> bytes:
+        """The shards as a list."""
+        known = self._of.get(vitals)
+        if known is None or known[0] is not statuses:
+            known = self._of[vitals] = statuses, asyncio.create_task(self._joined(statuses, vitals=vitals))
+        # Whoever gives up does not end it for the others.
+        return await asyncio.shield(known[1])
+
+    @staticmethod
+    async def _joined(statuses: Statuses, *, vitals: bool) -> bytes:
+        encoded = []
+        for piece in pieces(statuses, vitals=vitals):
+            encoded.append(piece)
+            await asyncio.sleep(0)
+        return b"[%b]" % b",".join(encoded)
+
+
 def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRouter:
     """Makes the routes."""
     routes = APIRouter(tags=["cluster"], route_class=JsonRoute)
+    encoded = _Encoded()
 
-    @routes.get("/v1/cluster", response_model_exclude_unset=True)
-    async def cluster(vitals: VitalsQuery = False) -> ClusterView:
+    @routes.get("/v1/cluster", response_model=ClusterView)
+    async def cluster(vitals: VitalsQuery = False) -> Response:
         """List every shard and node with role, term and log indexes, from answers at most half a second old."""
-        statuses = await router.cluster.read()
-        shards = [
-            ShardView(id=shard, nodes=[node_view(node, status, vitals=vitals) for node, status in nodes])
-            for shard, nodes in statuses.items()
-        ]
+        shards = await encoded.read(await router.cluster.read(), vitals=vitals)
         if not vitals:
-            return ClusterView(shards=shards)
+            return Response(b'{"shards":%b}' % shards, media_type="application/json")
         ends_s = metrics.registry.get_sample_value(EXPIRY)
         facade = FacadeView(
             id=settings.facade_id,
@@ -122,7 +167,8 @@ def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRout
             time_us=time.time_ns() // 1000,
             certificate_ends_s=None if ends_s is None else int(ends_s),
         )
-        return ClusterView(shards=shards, facade=facade)
+        content = b'{"shards":%b,"facade":%b}' % (shards, facade.model_dump_json().encode())
+        return Response(content, media_type="application/json")
 
     @routes.get(
         "/v1/partitions",

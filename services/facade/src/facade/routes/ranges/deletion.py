@@ -25,7 +25,7 @@ from facade.errors import ProblemError
 from facade.routes.options import FRESH
 from facade.routes.ranges.patience import again
 from facade.routes.results import problem_of
-from facade.routes.sessions import receipt_of, seen_by
+from facade.routes.sessions import receipt_of, receipts_of, seen_by
 
 SLICE = 2_000
 
@@ -88,8 +88,8 @@ class RangeDeletion:
                 else:
                     deleted, failed, outcomes = await self._delete(read.keys)
                     keys += deleted
-                    if seen := seen_by(outcomes):
-                        session, receipt = grown(session, seen), receipt_of(outcomes, query.mode)
+                    if answered := receipts_of(outcomes):
+                        session, receipt = grown(session, seen_by(answered)), receipt_of(answered, query.mode)
             except ProblemError as error:
                 failed = error
             if failed is not None:

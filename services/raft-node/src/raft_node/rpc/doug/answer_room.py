@@ -18,6 +18,7 @@ from doug_wire import pipe
 from doug_wire.command import Command, Opcode
 from doug_wire.payload import PLAIN, RESULT_BYTES_MAX, decode_batch, decode_txn
 from doug_wire.pipe import Status
+from doug_wire.puts import decode_puts
 from raft_node.kv.operations.work import Details
 from raft_node.runtime.writes.proposals import Sink, Submission
 
@@ -39,7 +40,8 @@ def answers_much(command: Command) -> bool:
 def answer_bytes(command: Command) -> int:
     """The most bytes that the answer to a transaction or a batch may take. Requires: the command is valid."""
     if command.opcode == Opcode.BATCH:
-        return _size(decode_batch(command.value))
+        puts = decode_puts(command.value)
+        return _size(decode_batch(command.value)) if puts is None else len(puts.keys) * _RESULT_BYTES
     txn = decode_txn(command.value)
     return max(_size(txn.success), _size(txn.failure))
 

@@ -108,7 +108,9 @@ class GuestLimits:
         Raises:
             TooMuchError: The address has used up its rate.
         """
-        self._ask(self._addresses, network_of(host_of(caller)), 1)
+        address = network_of(host_of(caller))
+        self._ask(self._addresses, address)
+        self._addresses.charge(address, 1)
 
     def begin(self, guest: str, caller: str, asked: tuple[str, str], request: Any) -> Callable[[], None]:
         """Counts a call of a guest; returns what counts it no more, once it has ended.
@@ -124,14 +126,16 @@ class GuestLimits:
         """
         scans, watches = int(asked in SCANNING), int(asked == WATCHING)
         if asked[0] == DOUG:
-            count = operations_in(asked[1], request)
-            self._ask(self._addresses, network_of(host_of(caller)), count)
-            self._ask(self._clients, guest, count)
+            count, address = operations_in(asked[1], request), network_of(host_of(caller))
+            self._ask(self._addresses, address)
+            self._ask(self._clients, guest)
+            self._addresses.charge(address, count)
+            self._clients.charge(guest, count)
         room = self.reserve if asked[0] == ADMIN and not scans else self.room
         return self._take(room, guest, Use(1, scans, _size(request), watches))
 
-    def _ask(self, rate: Rate, client: str, count: int) -> None:
-        if wait_s := rate.take(client, count):
+    def _ask(self, rate: Rate, client: str) -> None:
+        if wait_s := rate.wait(client):
             self._note(RATE, client)
             raise TooMuchError(f"{client} may ask for {rate.per_s} operations a second", wait_s)
 

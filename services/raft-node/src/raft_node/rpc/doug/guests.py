@@ -40,8 +40,8 @@ HELD_S = 1.0
 """How long a quorum may take to confirm it: what lasts must not go on unasked while it is waited for."""
 COPY_S = 60.0
 """How long a copy counts after a facade has said that it is the newest."""
-REMEMBERED_MAX = 10_000
-"""How many JWTs are remembered that have counted."""
+REMEMBERED_MAX, REMEMBERED_CHARACTERS_MAX = 10_000, 4 << 20
+"""How many JWTs are remembered that have counted, and how long they may be together: one may name 256 groups."""
 
 
 class UnprovenError(Exception):
@@ -117,6 +117,7 @@ class Guests:
         self._bearers = bearers
         self._remembered: dict[bytes, Bearer] = {}
         """By the hash of a JWT's text, whose it is."""
+        self._remembered_characters = 0
         self._users: _Users | None = None
         self._looked_s = float("-inf")
         self._told_s = float("-inf")
@@ -153,11 +154,16 @@ class Guests:
         if bearer is None or bearer.expires_s <= self._wall_clock() or not self._bearers.counts(bearer.mark):
             self._remembered.pop(digest, None)
             bearer = self._judged(self._bearers, text)
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.clear()
-            self._remembered[digest] = bearer
+            self._remember(digest, bearer, len(text))
         users = await self._confirmed()
         return Guest(bearer.name, users.document.rights(bearer.principals))
+
+    def _remember(self, digest: bytes, bearer: Bearer, characters: int) -> None:
+        self._remembered_characters += characters
+        if len(self._remembered) >= REMEMBERED_MAX or self._remembered_characters > REMEMBERED_CHARACTERS_MAX:
+            self._remembered.clear()
+            self._remembered_characters = characters
+        self._remembered[digest] = bearer
 
     @staticmethod
     def _judged(bearers: Bearers, text: str) -> Bearer:

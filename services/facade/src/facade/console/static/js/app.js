@@ -53,8 +53,9 @@ function tellChanges(before, after) {
     const known = before.shards.find((each) => each.id === shard.id);
     const was = known && leaderOf(known);
     const is = leaderOf(shard);
-    if (is && was?.id !== is.id) note(`Shard ${shard.id}: ${is.id} leads in term ${is.term}.`, "good");
-    else if (was && !is) note(`Shard ${shard.id}: nobody leads. ${was.id} led in term ${was.term}.`, "bad");
+    const about = `leader of shard ${shard.id}`;
+    if (is && was?.id !== is.id) note(`Shard ${shard.id}: ${is.id} leads in term ${is.term}.`, "good", about);
+    else if (was && !is) note(`Shard ${shard.id}: nobody leads. ${was.id} led in term ${was.term}.`, "bad", about);
   }
 }
 
@@ -181,7 +182,7 @@ function App() {
       </div>
     </header>
     <main ref=${main} id="main" tabindex="-1" class=${`view-${name}`}>
-      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "The facade does not answer; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
+      ${live.phase === "lost" && html`<div class="trouble" role="alert"><p>${live.problem?.status ? explain(live.problem) : "There is no connection to the facade; trying again."}${live.state ? " What is shown is what was known last." : ""}</p></div>`}
       ${needsState && live.phase === "denied"
         ? html`<${Denied} title=${title} onSignIn=${() => setAsksToken(true)} />`
         : ready ? html`<${shown.View} key=${person} state=${live.state} place=${place} lost=${live.phase === "lost"} />` : html`<p class="booting">Waiting for the cluster…</p>`}

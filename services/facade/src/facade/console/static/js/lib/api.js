@@ -3,6 +3,9 @@
  * @module
  */
 
+/** What is so of a request without an answer, whether the facade is away or only the connection broke. */
+export const NO_ANSWER = "The facade gave no answer.";
+
 /** What the facade answers instead of what was asked for (RFC 9457). */
 export class Problem extends Error {
   /** @param {{status: number, code: string, detail: string, outcome?: string, retryable?: boolean, current_revision?: string | null}} document */
@@ -160,7 +163,7 @@ export async function send(method, path, options = {}) {
     throw new Problem({
       status: 0,
       code: "unreachable",
-      detail: "The facade does not answer.",
+      detail: NO_ANSWER,
       outcome: method === "GET" ? "not_applied" : "unknown",
       retryable: true,
     });

@@ -9,6 +9,12 @@ import { useEffect, useState } from "./preact.js";
 /** After so long without an answer it is asked for again: the connection may have broken without a word. */
 const ANSWER_MS = 20_000;
 
+/** What is asked may take that long, although the facade answers everything else. */
+function tooLate() {
+  const detail = `The facade gave no answer within ${ANSWER_MS / 1000} s. It is asked again.`;
+  return new Problem({ status: 0, code: "late", detail, outcome: "not_applied" });
+}
+
 /**
  * The newest answer, and what went wrong since. It is never asked for twice at once: while a facade hangs, nothing piles up.
  * @template T
@@ -35,8 +41,7 @@ export function usePolled(ask, everyMs, inputs, keeps = false) {
         setFound(answer);
         setError(null);
       } catch (failed) {
-        const silent = () => new Problem({ status: 0, code: "unreachable", detail: "The facade does not answer.", outcome: "not_applied" });
-        if (!ended) setError(controller.signal.aborted ? silent() : failed);
+        if (!ended) setError(controller.signal.aborted ? tooLate() : failed);
       } finally {
         clearTimeout(late);
       }

@@ -7,7 +7,7 @@ import { isSignedIn, Problem, send } from "./api.js";
 import { Listeners, useListeners } from "./listeners.js";
 import { html, useEffect, useRef, useState } from "./preact.js";
 
-/** @typedef {{id: number, text: string, kind: "info" | "good" | "bad"}} Note */
+/** @typedef {{id: number, text: string, kind: "info" | "good" | "bad", of: string}} Note */
 
 let noteNumber = 0;
 /** @type {Note[]} */
@@ -15,10 +15,13 @@ let notes = [];
 const noteListeners = new Listeners();
 const NOTES_MAX = 4;
 
-/** @param {string} text @param {"info" | "good" | "bad"} [kind] */
-export function note(text, kind = "info") {
-  const made = { id: ++noteNumber, text, kind };
-  notes = [...notes, made].slice(-NOTES_MAX);
+/**
+ * @param {string} text @param {"info" | "good" | "bad"} [kind]
+ * @param {string} [of] What it is about, if what was told of that before is over now.
+ */
+export function note(text, kind = "info", of = "") {
+  const made = { id: ++noteNumber, text, kind, of };
+  notes = [...notes.filter((each) => of === "" || each.of !== of), made].slice(-NOTES_MAX);
   noteListeners.tell();
   setTimeout(() => dropNote(made.id), kind === "bad" ? 12_000 : 6000);
 }
@@ -44,14 +47,17 @@ export function Notes() {
 /** @param {unknown} error What went wrong, in a sentence, with what is known of the outcome. */
 export function explain(error) {
   if (!(error instanceof Problem)) return error instanceof Error && error.name === "Error" ? error.message : String(error);
-  const known = error.outcome === "unknown" && error.code !== "unreachable" ? " It may have been applied all the same." : "";
+  const known = error.outcome === "unknown" ? " It may have been applied all the same." : "";
   return `${error.detail}${known}`;
 }
 
-/** @param {{error: unknown, onRetry?: () => void, lost?: boolean}} properties With `lost` the page says already that the facade does not answer. */
+/** Problems that are no answers of the facade. */
+const UNANSWERED = ["unreachable", "late"];
+
+/** @param {{error: unknown, onRetry?: () => void, lost?: boolean}} properties With `lost` the page says already that there is no connection to the facade. */
 export function Trouble({ error, onRetry, lost = false }) {
   const problem = error instanceof Problem ? error : null;
-  if (!error || (lost && problem?.code === "unreachable")) return null;
+  if (!error || (lost && problem && UNANSWERED.includes(problem.code))) return null;
   return html`<div class="trouble" role="alert">
     <p>${explain(error)}</p>
     ${problem && html`<p class="quiet">${problem.status ? `${problem.status} ` : ""}${problem.code}</p>`}

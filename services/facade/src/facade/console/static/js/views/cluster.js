@@ -208,7 +208,7 @@ function ShardList({ shards }) {
     <label class="inline">Find <input type="search" value=${text} placeholder="shard or node" onInput=${(/** @type {any} */ event) => setText(event.target.value)} /></label>
     <label class="inline"><input type="checkbox" checked=${troubled} onChange=${(/** @type {any} */ event) => setTroubled(event.target.checked)} /> in trouble</label>
   `;
-  return html`<${Card} title=${`${wanted.length} of ${shards.length} shards`} tools=${tools}>
+  return html`<${Card} title=${`${count(wanted.length)} of ${count(shards.length)} shards`} tools=${tools}>
     <${Wide} label="Shards">
       <table>
         <thead>

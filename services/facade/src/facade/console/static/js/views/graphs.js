@@ -77,7 +77,7 @@ export function GraphsView({ state, place, lost }) {
           </div>`)}
         </div>
       <//>
-      <${Card} title=${all.length > TOGETHER ? `Shards ${shown[0]} to ${shown.at(-1)} of ${all.length}` : "Shards"} tools=${tools}>
+      <${Card} title=${all.length > TOGETHER ? `Shards ${shown[0]} to ${shown.at(-1)} of ${count(all.length)}` : "Shards"} tools=${tools}>
         <div class="charts">
           ${OF_SHARDS.map(([name, title, show, alert]) => html`<div key=${`${name}${first}`}>
             <${Chart} title=${title} times=${found.times} show=${show}

@@ -294,7 +294,7 @@ export function KeysView({ place }) {
       <section class="card list" aria-label="Keys by prefix">
         <form class="row" onSubmit=${find} role="search">
           <label class="grow">Keys that begin with
-            <input type="search" value=${search} placeholder="any prefix, asked of the servers" onInput=${(/** @type {any} */ event) => setSearch(event.target.value)} autocomplete="off" spellcheck=${false} />
+            <input type="search" value=${search} placeholder="any prefix" title="Asked of the servers" onInput=${(/** @type {any} */ event) => setSearch(event.target.value)} autocomplete="off" spellcheck=${false} />
           </label>
           <label class="narrow">Delimiter <input value=${delimiter} maxlength="8" onInput=${(/** @type {any} */ event) => chooseDelimiter(event.target.value)} /></label>
           <button type="submit" class="primary low">Find</button>

@@ -208,7 +208,7 @@ function Import({ onClose, onChange, onTaken }) {
     if (entries.length + expired.length === 0) throw new Error("The file has no entries. Nothing was written.");
     let all;
     try {
-      all = await writeAll(entries, spares, () => !ended.current, (written) => setTold(`${written} of ${entries.length} written`));
+      all = await writeAll(entries, spares, () => !ended.current, (written) => setTold(`${count(written)} of ${count(entries.length)} written`));
     } finally {
       onChange();
     }
@@ -217,7 +217,7 @@ function Import({ onClose, onChange, onTaken }) {
     const words = [
       `${plural(written, "key")} imported`,
       ...(kept ? [`${kept} were there already`] : []),
-      ...(expired.length ? [`${expired.length} had expired`] : []),
+      ...(expired.length ? [`${count(expired.length)} had expired`] : []),
       ...(refused ? [`${refused} refused`] : []),
     ];
     const rest = done < entries.length;

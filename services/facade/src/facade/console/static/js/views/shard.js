@@ -7,7 +7,7 @@ import { ask, Problem, read } from "../lib/api.js";
 import { count, isKnown, milliseconds, rate, UNKNOWN } from "../lib/format.js";
 import { link } from "../lib/places.js";
 import { usePolled } from "../lib/polling.js";
-import { html, useRef, useState } from "../lib/preact.js";
+import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useRights } from "../lib/rights.js";
 import { quoted } from "../lib/shell.js";
 import { Act, Card, Command, Confirm, Dialog, Download, note, signOf, Trouble, Wide } from "../lib/ui.js";
@@ -23,6 +23,8 @@ const WIDTH = 760;
 const NARROW = 560;
 const NODE = { width: 184, height: 66 };
 const MARGIN = 6;
+/** Between nodes that are one below the other, so that what flows between them is seen. */
+const GAP = 24;
 const RADIUS = { x: 255, y: 158 };
 /** The height of a line below the nodes. */
 const WORDS = 30;
@@ -44,7 +46,7 @@ function circle(total, width) {
   const heights = angles.map(Math.sin).sort((one, other) => one - other);
   const gaps = heights.slice(1).map((each, place) => each - heights[place]);
   const box = Math.min(NODE.width, 0.52 * width);
-  const radius = narrow ? { x: (width - box) / 2 - MARGIN, y: (NODE.height + MARGIN) / Math.min(1, ...gaps) } : RADIUS;
+  const radius = narrow ? { x: (width - box) / 2 - MARGIN, y: (NODE.height + GAP) / Math.min(1, ...gaps) } : { x: RADIUS.x, y: RADIUS.y * Math.max(1, total / 5) };
   const points = angles.map((angle) => ({
     x: width / 2 + (total > 1 ? radius.x * Math.cos(angle) : 0),
     y: radius.y * Math.sin(angle),
@@ -57,6 +59,16 @@ function circle(total, width) {
 function travel(entries) {
   if (!isKnown(entries) || /** @type {number} */ (entries) < 0.05) return null;
   return Math.max(0.25, 2.4 - 0.6 * Math.log10(1 + /** @type {number} */ (entries)));
+}
+
+/** @param {{from: Point, to: Point, seconds: number}} properties Entries on their way: faster or slower from where they are, when the rate changes. */
+function Flow({ from, to, seconds }) {
+  const line = useRef(/** @type {SVGLineElement | null} */ (null));
+  useEffect(() => {
+    // A change of its duration would have it jump; who wants no motion has no animation here.
+    line.current?.getAnimations().forEach((each) => each.updatePlaybackRate(1 / seconds));
+  }, [seconds]);
+  return html`<line ref=${line} class="flow" x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />`;
 }
 
 /** @param {{shard: ShardState}} properties The nodes on a circle; entries flow from the leader, votes to candidates. */
@@ -95,7 +107,7 @@ function Ring({ shard }) {
         const silent = node.role === "unreachable" || node.role === "waiting";
         return html`<g key=${`line-${node.id}`}>
           <line class=${silent ? "link silent" : "link"} x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />
-          ${!silent && seconds !== null && html`<line class="flow" x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} style=${{ animationDuration: `${seconds}s` }} />`}
+          ${!silent && seconds !== null && html`<${Flow} from=${from} to=${to} seconds=${seconds} />`}
         </g>`;
       })}
     ${votes.map(
@@ -206,21 +218,25 @@ function Backup({ shard, onClose }) {
   <//>`;
 }
 
-/** @param {{shard: ShardState}} properties */
-function Members({ shard }) {
+/** @param {{shard: ShardState, lost: boolean}} properties */
+function Members({ shard, lost }) {
   const { found, error } = useMembers(shard.id);
   const [asked, setAsked] = useState(/** @type {{what: string, member?: Member} | null} */ (null));
   const close = () => setAsked(null);
   const rights = useRights();
   const why = rights.lacks("admin:members");
+  // What the stream tells is newer: without a leader an answer takes ten seconds, to say that there was none.
+  const leads = leaderOf(shard) !== undefined;
   const tools = html`
     ${found?.changing && html`<span class="badge warn">a change is under way</span>`}
     <${Act} why=${why} onClick=${() => setAsked({ what: "add" })}>Add a member<//>
     <${Act} why=${rights.lacks("admin:backup")} onClick=${() => setAsked({ what: "backup" })}>Download a backup<//>
   `;
   return html`<${Card} title="Members" tools=${tools}>
-    ${error instanceof Problem && html`<${Trouble} error=${error} />`}
-    ${!found && !error && html`<p class="quiet">Asking the leader…</p>`}
+    ${leads
+      ? error instanceof Problem && html`<${Trouble} error=${error} lost=${lost} />`
+      : html`<p class="quiet" role="status">Nobody leads this shard, and a leader alone knows its members. ${found ? "These were the members when they were told last." : "They are shown once there is one."}</p>`}
+    ${leads && !found && !error && html`<p class="quiet">Asking the leader…</p>`}
     ${found &&
     html`<${Wide} label="Members">
       <table>
@@ -252,8 +268,8 @@ function Members({ shard }) {
   <//>`;
 }
 
-/** @param {{state: ClusterState, place: import("../lib/places.js").Place}} properties */
-export function ShardView({ state, place }) {
+/** @param {{state: ClusterState, place: import("../lib/places.js").Place, lost: boolean}} properties */
+export function ShardView({ state, place, lost }) {
   const shard = state.shards.find((each) => String(each.id) === place.parts[0]);
   if (!shard) return html`<h1>Shard</h1><p>There is no shard ${place.parts[0]}. <a href=${link(["cluster"])}>To the cluster</a></p>`;
   const leader = leaderOf(shard);
@@ -273,5 +289,5 @@ export function ShardView({ state, place }) {
     <${Ailment} shard=${shard} />
     <${Card} title="Now"><${Ring} shard=${shard} /><//>
     <${Card} title="Nodes"><${NodeTable} shard=${shard} /><//>
-    <${Members} shard=${shard} />`;
+    <${Members} shard=${shard} lost=${lost} />`;
 }

@@ -3,7 +3,7 @@
  * @module
  */
 
-import { ask, denied, keepSeen, ownHeaders, problemOf, read, seenHeaders } from "../lib/api.js";
+import { ask, denied, keepSeen, NO_ANSWER, ownHeaders, problemOf, read, seenHeaders } from "../lib/api.js";
 import { count, milliseconds } from "../lib/format.js";
 import { textKey } from "../lib/keys.js";
 import { link } from "../lib/places.js";
@@ -125,7 +125,7 @@ function Step({ title, text, requests, number }) {
     if (mine !== newest.current) return;
     setBusy(false);
     setAnswer(answered);
-    if (answered === null) setError("The facade does not answer.");
+    if (answered === null) setError(NO_ANSWER);
   };
   return html`<${Card} title=${`${number}. ${title}`}>
     <p>${text}</p>

@@ -99,7 +99,8 @@ export function ValueEditor({ name, value: read, onDone, onClose }) {
       return;
     } catch (failed) {
       // It goes on when somebody leaves the key, who is told all the same; what they typed is kept.
-      if (ended.current) note(`${shown(name)} was not saved: ${explain(failed)}`, "bad");
+      const known = !(failed instanceof Problem && failed.outcome === "unknown");
+      if (ended.current) note(`${shown(name)} ${known ? "was not saved" : "may not be saved"}: ${explain(failed)}`, "bad");
       else if (failed instanceof Problem && failed.status === 412) {
         try {
           setConflict({ theirs: await readValue(name) });

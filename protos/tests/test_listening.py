@@ -1,0 +1,112 @@
+"""Whoever connects while a crowd does is served after a few turns of a busy loop, not after one turn for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from doug_stream.accepting import accepted
+from doug_wire.listening import Listening
+
+pytestmark = pytest.mark.sockets
+
+CROWD = 400
+TURNS = 25
+"""Two turns in which some are accepted, and what the loops take to begin and to hand over."""
+
+
+@contextlib.contextmanager
+def crowd(count: int) -> Iterator[socket.socket]:
+    """A listener at which so many connections wait to be accepted."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2 * CROWD))
+        listener.setblocking(False)
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        yield listener
+
+
+class Turns:
+    """Counts the turns of a loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self.count += 1
+        self._handle = self._loop.call_soon(self._turn)
+
+    def stop(self) -> int:
+        self._handle.cancel()
+        return self.count
+
+
+class Served(asyncio.Protocol):
+    """A connection; counts those that have begun, and waits for the last one."""
+
+    def __init__(self, made: list[asyncio.BaseTransport], all_made: asyncio.Future[None]) -> None:
+        self._made = made
+        self._all_made = all_made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made.append(transport)
+        if len(self._made) == CROWD:
+            self._all_made.set_result(None)
+
+
+async def turns_until_all_are_served() -> int:
+    made: list[asyncio.BaseTransport] = []
+    all_made = asyncio.get_running_loop().create_future()
+    with crowd(CROWD) as listener:
+        listening = Listening(lambda: Served(made, all_made), None, lambda: CROWD, 600.0)
+        servers = await listening.start([listener], 2 * CROWD)
+        turns = Turns()
+        async with asyncio.timeout(30.0):
+            await all_made
+        count = turns.stop()
+        for server in servers:
+            server.close()
+        await listening.stop()
+        for transport in made:
+            transport.close()
+    return count
+
+
+async def turns_until_all_are_accepted() -> int:
+    with crowd(CROWD) as listener:
+        loop, turns, found = asyncio.get_running_loop(), Turns(), 0
+        async with asyncio.timeout(30.0):
+            while found < CROWD:
+                for client, _ in await accepted(loop, listener):
+                    client.close()
+                    found += 1
+        return turns.stop()
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("waits", [turns_until_all_are_served, turns_until_all_are_accepted])
+def test_a_crowd_is_let_in_within_a_few_turns(waits: Any, factory: Callable[[], Any]) -> None:
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(waits()) <= TURNS
+
+
+@pytest.mark.parametrize("room", [-1, 0, 1, 2, 7])
+async def test_no_more_are_accepted_at_once_than_there_is_room_for_and_always_one(room: int) -> None:
+    loop = asyncio.get_running_loop()
+    made: list[asyncio.BaseTransport] = []
+    with crowd(12) as listener:
+        listening = Listening(lambda: Served(made, loop.create_future()), None, lambda: room, 600.0)
+        # The one that the loop has accepted by itself is not in the crowd here.
+        assert isinstance(listening._accept(loop, listener), Served)
+        await listening.stop()
+        assert len(made) == max(1, room) - 1
+        for transport in made:
+            transport.close()

@@ -1,0 +1,72 @@
+"""Calls that last of services that are not ours, health and reflection: few at a time, for they ask nobody who calls.
+
+gRPC takes a whole message of each stream of requests into memory, and keeps a task for each watch. What is called once
+and answered has its request read like any other (``raft_node.rpc.requests``). Must not know what the services do.
+
+Invariant: what is refused holds nothing, and a call that has ended holds nothing.
+
+Source: docs/operations.md, Limits of clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+ASKING_MAX = 4
+"""How many streams of requests there may be of a method: of tools that look at what a port serves."""
+ASKING_S = 60.0
+"""How long such a stream may last."""
+WATCHING_MAX = 256
+"""How many streams of answers there may be of a method."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def few(handler: Handler) -> Handler:
+    """The same method, so many of whose calls go on at a time; one that is called once and answered as it is."""
+    if not handler.response_streaming:
+        return handler
+    codecs = (handler.request_deserializer, handler.response_serializer)
+    serves: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    going_on = 0
+
+    async def asked(requests: Any, context: Context) -> None:
+        nonlocal going_on
+        if going_on >= ASKING_MAX:
+            await _refuse(context, ASKING_MAX)
+        going_on += 1
+        try:
+            async with asyncio.timeout(ASKING_S):
+                async for answer in serves(requests, context):
+                    await context.write(answer)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"such a call lasts for {ASKING_S:g} s at most")
+        finally:
+            going_on -= 1
+
+    async def watched(request: Any, context: Context) -> None:
+        nonlocal going_on
+        if going_on >= WATCHING_MAX:
+            await _refuse(context, WATCHING_MAX)
+        going_on += 1
+        try:
+            await serves(request, context)
+        finally:
+            going_on -= 1
+
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(asked, *codecs)
+    return grpc.unary_stream_rpc_method_handler(watched, *codecs)
+
+
+async def _refuse(context: Context, most: int) -> NoReturn:
+    await context.abort(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"OVERLOADED: there are {most} such calls at a time at most",
+        (("doug-code", "OVERLOADED"),),
+    )
