@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tools.kubernetes import build, machine
+from tools.kubernetes.__main__ import ENDS_WITH_US
 from tools.kubernetes.layout import GROUP, Layout
 
 HANDED_DOWN = "cgroup.subtree_control"
@@ -60,6 +64,134 @@ def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path, monkeypatch:
     assert "a cluster of version 1.35.0 runs here" in machine.unfit(layout)
     with pytest.raises(machine.Unfit, match=r"KUBERNETES_VERSION=1\.35\.0 make kube-down"):
         machine.up(layout)
+
+
+# -- what killed runs leave -------------------------------------------------------------------------------------------
+
+
+class Processes:
+    """The processes of a machine that is none; who is killed has ended at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: dict[int, str] = {}
+        monkeypatch.setattr(machine, "_started", lambda pid: self.started.get(pid, ""))
+        monkeypatch.setattr(os, "kill", lambda pid, number: self.started.pop(pid))
+
+
+HOLDER, RUN = 4711, 4700
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    return Processes(monkeypatch)
+
+
+def noted(layout: Layout, processes: Processes, run: int = 0) -> None:
+    """A cluster that runs, made for a run of the scenarios if one is given."""
+    processes.started |= {HOLDER: "100"} | ({run: "90"} if run else {})
+    layout.state.mkdir(parents=True)
+    note = {"pid": str(HOLDER), "started": "100"}
+    (layout.root / "holder.json").write_text(
+        json.dumps(note | ({"owner": str(run), "owner_started": "90"} if run else {}))
+    )
+
+
+@pytest.mark.parametrize("version", ["1.34.4", "1.35.0"])
+@pytest.mark.parametrize(
+    ("run", "now", "left"),
+    [
+        (RUN, {HOLDER: "100"}, True),
+        (RUN, {HOLDER: "100", RUN: "4000"}, True),
+        (RUN, {HOLDER: "100", RUN: "90"}, False),
+        (RUN, {RUN: "90"}, True),
+        (0, {HOLDER: "100"}, False),
+        (0, {HOLDER: "4000"}, True),
+    ],
+    ids=["killed", "killed, its pid is another's", "goes on", "goes on without its cluster", "of nobody", "was killed"],
+)
+def test_the_cluster_of_a_run_that_was_killed_is_removed_and_no_other(
+    version: str,
+    run: int,
+    now: dict[int, str],
+    left: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: Processes,
+) -> None:
+    """Whichever version the next run has: it would be skipped for good, since nobody else ends that cluster."""
+    layout, other = layout_in(tmp_path), layout_in(tmp_path, KUBERNETES_VERSION=version)
+    fit_machine(layout, monkeypatch)
+    noted(other, processes, run)
+    processes.started = dict(now)
+    assert machine.clear(layout) == ([version] if left else [])
+    assert other.state.exists() is not left
+    assert processes.started == {pid: at for pid, at in now.items() if not (left and (pid, at) == (HOLDER, "100"))}
+    assert bool(machine.taken(layout) or machine.unfit(layout)) is not left
+    assert machine.clear(layout) == []
+
+
+def test_nobody_else_gets_the_cluster_of_a_run_that_goes_on(tmp_path: Path, processes: Processes) -> None:
+    layout = layout_in(tmp_path)
+    noted(layout, processes, RUN)
+    assert machine.owner(layout) == RUN
+    assert machine.taken(layout).startswith(f"process {RUN} runs the scenarios")
+    with pytest.raises(machine.Broken, match=f"process {RUN} runs the scenarios"):
+        machine.up(layout)
+    (layout.root / "holder.json").unlink()
+    layout.state.rmdir()
+    noted(layout, processes)
+    assert machine.taken(layout) == "another cluster runs here (make kube-down)"
+    machine.up(layout)
+
+
+def test_only_root_removes_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Processes) -> None:
+    layout = layout_in(tmp_path)
+    noted(layout, processes, RUN)
+    del processes.started[RUN]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert machine.clear(layout) == []
+    assert processes.started == {HOLDER: "100"}
+
+
+def test_what_is_left_of_one_version_goes_without_the_cgroup_that_another_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Processes
+) -> None:
+    """Its pods are in it, and the machine's settings are those of its kubelet."""
+    layout, other = layout_in(tmp_path / "cache"), layout_in(tmp_path / "cache", KUBERNETES_VERSION="1.35.0")
+    noted(other, processes)
+    layout.state.mkdir(parents=True)
+    group = tmp_path / "groups" / "memory" / GROUP
+    group.mkdir(parents=True)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
+    setting = tmp_path / "overcommit_memory"
+    setting.write_text("1")
+    (layout.root / "sysctls.json").write_text(json.dumps({str(setting): "0"}))
+    machine.down(layout)
+    assert (group.exists(), setting.read_text(), layout.state.exists()) == (True, "1", False)
+    machine.down(other)
+    assert not group.exists()
+
+
+WAITS = """
+import signal
+signal.alarm(60)
+try:
+    print("began", flush=True)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_what_a_killed_run_was_doing_in_its_cluster_is_interrupted() -> None:
+    """Also where the run is in the background of a shell, in which interrupts are ignored from the start."""
+    code = f"import subprocess; subprocess.run({[*ENDS_WITH_US, sys.executable, '-c', WAITS]!r})"
+    command = f"trap '' INT; exec {shlex.join([sys.executable, '-c', code])}"
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "began\n"
+        run.kill()
+        assert run.stdout.read() == "interrupted\n"
 
 
 def test_a_machine_whose_cgroups_cannot_be_changed_is_told_and_left_as_it_was(

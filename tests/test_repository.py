@@ -168,6 +168,40 @@ def test_ci_runs_what_the_readme_says() -> None:
     assert re.search(r"^    make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("there", "helpers", "asked"),
+    [
+        (True, True, None),
+        (True, False, "netavark aardvark-dns"),
+        (False, False, "podman runc debootstrap iptables netavark aardvark-dns"),
+    ],
+)
+def test_ci_completes_a_podman_that_lacks_its_helpers(
+    there: bool, helpers: bool, asked: str | None, tmp_path: Path
+) -> None:
+    """Installed without what it recommends it does not work, and all that needs it was skipped without a word."""
+    script = (ROOT / ".ci" / "run").read_text()
+    section = re.search(r"^missing=\(\)\nfor program in podman.*?^fi\n", script, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    log = tmp_path / "asked"
+    fakes = {"apt-get": f'[ "$1" = install ] && echo "$@" > {log}; true', "id": "echo 0"}
+    fakes["find"] = 'for name; do [ "$name" != -name ] || echo there; done' if helpers else "exit 1"
+    fakes |= dict.fromkeys(("podman", "runc", "debootstrap", "iptables"), "true") if there else {}
+    for name, body in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    shells = {name: shutil.which(name) for name in ("bash", "sh")}
+    for name, path in shells.items():
+        assert path is not None
+        (tmp_path / name).symlink_to(path)
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", section[0]], env={"PATH": str(tmp_path)}, capture_output=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    told = log.read_text().split("--no-install-recommends ")[1].strip() if log.exists() else None
+    assert told == asked
+
+
 # -- what is left out -----------------------------------------------------------------------------------------------
 
 

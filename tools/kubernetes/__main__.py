@@ -1,15 +1,16 @@
 """The command line of the one-node Kubernetes.
 
     python -m tools.kubernetes built | build | extras | up | down | load | install
-    python -m tools.kubernetes stop PROGRAM | start PROGRAM | exec COMMAND | test [PYTEST]
+    python -m tools.kubernetes stop PROGRAM | start PROGRAM | tag IMAGE NAME | exec COMMAND | test [PYTEST]
     python -m tools.kubernetes within SECONDS [PYTEST]
 
-``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs the
-chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the cluster's
-network, with its kubectl and KUBECONFIG. ``test`` brings a cluster up, runs the scenarios in it and removes it; on a
-machine where none can run it prints why and passes, or fails with REQUIRE_KUBERNETES set; ``within`` does the same if
-there is time for it and for building first. ``built`` succeeds if nothing is left to build but ``extras``: a metrics
-server and an enforcer of network policies, which ``start`` starts, and the definitions of the Gateway API.
+``up`` brings the cluster up; ``load`` builds DougDB's images and gives them to it; ``install`` does both, installs
+the chart as a user would, puts and gets a key, and runs the chart's own test. ``exec`` runs a command in the
+cluster's network, with its kubectl and KUBECONFIG; ``tag`` gives an image another name. ``test`` brings a cluster up,
+runs the scenarios in it and removes it; on a machine where none can run it prints why and passes, or fails with
+REQUIRE_KUBERNETES set; ``within`` does the same if there is time for it and for building first. A cluster whose
+``test`` was killed is removed by the next of these. ``built`` succeeds if nothing is left to build but ``extras``: a
+metrics server and an enforcer of network policies, which ``start`` starts, and the definitions of the Gateway API.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ assert urllib.request.urlopen(url, timeout=15).read() == b"world"
 def say(text: str) -> None:
     """Prints a line for the user."""
     print(f"kubernetes: {text}", file=sys.stderr, flush=True)
+
+
+ENDS_WITH_US = ("env", "--default-signal=INT", "setpriv", "--pdeathsig", "INT", "--")
+"""Before a command: it is interrupted when this process is killed. In the background of a shell nobody heeds that."""
 
 
 def run_in(layout: Layout, *words: str) -> int:
@@ -126,10 +131,16 @@ def install(layout: Layout) -> int:
     return run_in(layout, "helm", "test", "dougdb", "--namespace", NAMESPACE, "--logs")
 
 
-def up(layout: Layout) -> None:
-    """Brings the cluster up."""
+def clear(layout: Layout) -> None:
+    """Takes down the clusters that killed runs have left."""
+    for version in machine.clear(layout):
+        say(f"removed a cluster of version {version}, which was left behind by what was killed")
+
+
+def up(layout: Layout, run: int = 0) -> None:
+    """Brings the cluster up; for a run of the scenarios, if its pid is given."""
     begun_s = time.monotonic()
-    machine.up(layout)
+    machine.up(layout, run)
     say(f"Kubernetes {layout.version} is up after {time.monotonic() - begun_s:.0f} s")
 
 
@@ -142,12 +153,12 @@ def scenarios(words: list[str]) -> list[str]:
 def test(layout: Layout, words: list[str]) -> int:
     """The scenarios in a cluster of their own, which is removed whatever happens."""
     try:
-        if machine.holder(layout):
-            raise machine.Broken("a cluster runs already; make kube-down first")
+        if reason := machine.taken(layout):
+            raise machine.Broken(reason)
         engine()
-        up(layout)
-    except machine.Unfit as reason:
-        say(f"skipped: {reason}")
+        up(layout, os.getpid())
+    except machine.Unfit as unfit:
+        say(f"skipped: {unfit}")
         return 1 if os.environ.get("REQUIRE_KUBERNETES") else 0
 
     def ended(number: int, frame: FrameType | None) -> None:
@@ -156,7 +167,7 @@ def test(layout: Layout, words: list[str]) -> int:
     signal.signal(signal.SIGTERM, ended)
     try:
         load(layout)
-        return run_in(layout, sys.executable, "-m", "pytest", *scenarios(words))
+        return run_in(layout, *ENDS_WITH_US, sys.executable, "-m", "pytest", *scenarios(words))
     finally:
         machine.down(layout)
         say("the cluster is gone")
@@ -171,6 +182,8 @@ def main() -> int:
     prepare_engine()
     try:
         layout = Layout.of()
+        if verb in ("up", "install", "test", "within"):
+            clear(layout)
         if verb == "built":
             return 1 if build.missing(layout) else 0
         if verb == "build":
@@ -190,6 +203,8 @@ def main() -> int:
         elif verb in ("start", "stop") and len(words) == 1:
             if verb == "start" and words[0] in build.missing_extras(layout):
                 raise machine.Broken(f"{words[0]} is not built (python -m tools.kubernetes extras)")
+            machine.call(layout, verb, *words)
+        elif verb == "tag" and len(words) == 2:
             machine.call(layout, verb, *words)
         elif verb == "exec" and words:
             return run_in(layout, *words)

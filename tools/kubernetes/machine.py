@@ -2,6 +2,7 @@
 
 Invariants:
     1. One holder at a time for a layout; it is known by its pid and its start, so that no other process is ever meant.
+       So is the run that a cluster was made for, if it was made for one: once that has ended, the cluster is nobody's.
     2. ``down`` may be called in any state and as often as one likes. Afterwards no process, mount, link, packet filter,
        cgroup or changed setting is left, and of the files only the programs and the logs of the last cluster.
 """
@@ -34,6 +35,7 @@ NEEDED = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
 }
 """Programs that are not built here, and Debian's package of each."""
@@ -87,7 +89,7 @@ def unfit(layout: Layout) -> str:
     if not has_overlay():
         return "the kernel has no overlay file system"
     if other := _other(layout):
-        return f"a cluster of version {other} runs here (KUBERNETES_VERSION={other} make kube-down)"
+        return f"a cluster of version {other.version} runs here (KUBERNETES_VERSION={other.version} make kube-down)"
     probe = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
     if probe.returncode:
         return f"no namespaces can be made here: {probe.stderr.strip()}"
@@ -108,11 +110,15 @@ def has_overlay(listed: Path = Path("/proc/filesystems"), load: Sequence[str] = 
     return is_listed()
 
 
-def _other(layout: Layout) -> str:
-    """Another version whose cluster runs; empty if none. They would share the cgroup and the kubelet's settings."""
+def _noted(layout: Layout) -> list[Layout]:
+    """The layouts, of whatever version, that have the note of a holder: their clusters run, or have left something."""
     notes = sorted(layout.root.parent.glob("*/holder.json"))
-    others = [dataclasses.replace(layout, root=note.parent) for note in notes if note.parent != layout.root]
-    return next((other.root.name for other in others if holder(other)), "")
+    return [dataclasses.replace(layout, root=note.parent, version=note.parent.name) for note in notes]
+
+
+def _other(layout: Layout) -> Layout | None:
+    """Another version whose cluster runs. They would share the cgroup and the kubelet's settings."""
+    return next((other for other in _noted(layout) if other.root != layout.root and holder(other)), None)
 
 
 UNSHARE = (
@@ -174,6 +180,46 @@ def holder(layout: Layout) -> int:
     return pid if pid and _started(pid) == note["started"] else 0
 
 
+def owner(layout: Layout) -> int:
+    """The pid of the run that a cluster was made for; 0 if it was made for none, or if that run has ended."""
+    note = _note(layout)
+    pid = int(note.get("owner", 0))
+    return pid if pid and _started(pid) == note["owner_started"] else 0
+
+
+def taken(layout: Layout) -> str:
+    """Whose cluster runs here; empty if none does."""
+    if not holder(layout):
+        return ""
+    if busy := owner(layout):
+        return f"process {busy} runs the scenarios in the cluster that is here, and removes it at its end"
+    return "another cluster runs here (make kube-down)"
+
+
+def _is_left(layout: Layout) -> bool:
+    """Whether nobody wants what is there: the cluster has ended without being removed, or its run has."""
+    return not holder(layout) or ("owner" in _note(layout) and not owner(layout))
+
+
+def clear(layout: Layout) -> list[str]:
+    """Removes the clusters, of whatever version, whose runs were killed, and what is left of killed clusters.
+
+    Those of runs that go on stay, and so do those that ``kube-up`` has made, which are for nobody but the user to end.
+
+    Returns:
+        The versions that were removed.
+
+    Raises:
+        Broken: A process did not end.
+    """
+    if sys.platform != "linux" or os.geteuid():
+        return []
+    left = [one for one in _noted(layout) if _is_left(one)]
+    for one in left:
+        down(one)
+    return [one.version for one in left]
+
+
 def _environment(layout: Layout) -> dict[str, str]:
     return {
         **os.environ,
@@ -232,14 +278,20 @@ def build_extras(layout: Layout) -> None:
         build.Builder(layout, go).build_extras()
 
 
-def up(layout: Layout) -> None:
+def up(layout: Layout, run: int = 0) -> None:
     """Brings the cluster up; does nothing if it runs.
+
+    Args:
+        layout: The layout of the cluster.
+        run: The pid of the run that it is for: once that has ended, the cluster may be removed by anybody. 0: it stays.
 
     Raises:
         Unfit: A cluster cannot run on this machine.
-        Broken: The cluster did not come up; its remains are removed.
+        Broken: The cluster did not come up, and its remains are removed; or the one that runs is that of another run.
     """
     if holder(layout):
+        if owner(layout):
+            raise Broken(taken(layout))
         return
     if reason := unfit(layout):
         raise Unfit(reason)
@@ -269,7 +321,7 @@ def up(layout: Layout) -> None:
             start_new_session=True,
         )
     try:
-        _note_holder(layout, outer)
+        _note_holder(layout, outer, run)
         call(layout, "up")
     except BaseException:
         # The outer process is a child of this one: it must be reaped, or it would seem to be there.
@@ -279,13 +331,15 @@ def up(layout: Layout) -> None:
         raise
 
 
-def _note_holder(layout: Layout, outer: subprocess.Popen[bytes]) -> None:
+def _note_holder(layout: Layout, outer: subprocess.Popen[bytes], run: int) -> None:
     ends_s = time.monotonic() + GONE_S
     while not (pid := _child(outer.pid)):
         if outer.poll() is not None or time.monotonic() > ends_s:
             raise Broken(f"no namespaces: {(layout.logs / 'holder.log').read_text()[-2000:]}")
         time.sleep(0.02)
     note = {"pid": str(pid), "started": _started(pid)}
+    if run:
+        note |= {"owner": str(run), "owner_started": _started(run)}
     (layout.root / "holder.json").write_text(json.dumps(note))
 
 
@@ -304,11 +358,13 @@ def down(layout: Layout) -> None:
             if time.monotonic() > ends_s:
                 raise Broken(f"process {pid} does not end")
             time.sleep(0.05)
-    _remove_group()
-    _take_back(layout)
-    with contextlib.suppress(FileNotFoundError):
-        for name, value in json.loads((layout.root / "sysctls.json").read_text()).items():
-            Path("/proc/sys", name).write_text(value)
+    if _other(layout) is None:
+        # With it they are that one's.
+        _remove_group()
+        _take_back(layout)
+        with contextlib.suppress(FileNotFoundError):
+            for name, value in json.loads((layout.root / "sysctls.json").read_text()).items():
+                Path("/proc/sys", name).write_text(value)
     for name in ("sysctls.json", "controllers", "holder.json"):
         (layout.root / name).unlink(missing_ok=True)
     shutil.rmtree(layout.state, ignore_errors=True)

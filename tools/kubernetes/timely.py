@@ -96,9 +96,7 @@ class Timely:
         return 1 if os.environ.get("REQUIRE_KUBERNETES") else 0
 
     def _unfit(self) -> str:
-        if machine.holder(self.layout):
-            return "another cluster runs here (make kube-down)"
-        return machine.unfit(self.layout)
+        return machine.taken(self.layout) or machine.unfit(self.layout)
 
     def _built(self, ends_s: float) -> str:
         """Builds the missing programs, if there is time; returns the reason why not, empty if all are built."""

@@ -153,10 +153,15 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- end -}}
 {{- $settings := dig "data" dict (lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-raft" (include "dougdb.fullname" .))) -}}
 {{- $encrypted := dict "disabled" false "mutual" true -}}
-{{- $runs := dig "spec" "replicas" 0 (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "dougdb.shardName" (list . 0))) -}}
+{{- /* Those that are to stop may still run: the StatefulSet would restart them one after the other. */}}
+{{- $runs := 0 -}}
+{{- range $n := until $shards -}}
+{{- $set := lookup "apps/v1" "StatefulSet" $root.Release.Namespace (include "dougdb.shardName" (list $root $n)) -}}
+{{- $runs = max $runs (dig "spec" "replicas" 0 $set) (dig "status" "replicas" 0 $set) -}}
+{{- end -}}
 {{- $was := get $encrypted (dig "DOUGDB_TLS_MODE" "" $settings) -}}
 {{- if and (kindIs "bool" $was) (ne $was (ne $v.tls.mode "disabled")) (gt (int $runs) 0) -}}
-{{- fail (printf "tls.mode: %s, but the nodes that run speak %s, and with some of each a shard has no majority. Stop all of it first (kubectl -n %s scale statefulset,deployment -l app.kubernetes.io/instance=%s --replicas=0), then upgrade, with Helm 4 with --force-conflicts" $v.tls.mode (ternary "TLS" "plaintext" $was) .Release.Namespace .Release.Name) -}}
+{{- fail (printf "tls.mode: %s, but the nodes that run speak %s, and with some of each a shard has no majority. Stop all of it first (kubectl -n %s scale statefulset,deployment -l app.kubernetes.io/instance=%s --replicas=0) and wait until its pods are gone, then upgrade, with Helm 4 with --force-conflicts" $v.tls.mode (ternary "TLS" "plaintext" $was) .Release.Namespace .Release.Name) -}}
 {{- end -}}
 {{- range $n := until $shards -}}
 {{- $set := lookup "apps/v1" "StatefulSet" $root.Release.Namespace (include "dougdb.shardName" (list $root $n)) -}}

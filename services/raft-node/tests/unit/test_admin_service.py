@@ -45,6 +45,10 @@ class FakeContext:
     def __init__(self) -> None:
         self.status: grpc.StatusCode | None = None
         self.metadata: dict[str, str] = {}
+        self.left_s: float | None = None
+
+    def time_remaining(self) -> float | None:
+        return self.left_s
 
     async def abort(self, status: grpc.StatusCode, details: str, metadata: tuple[tuple[str, str], ...]) -> None:
         self.status, self.metadata = status, dict(metadata)
@@ -203,6 +207,65 @@ async def test_a_refused_change_says_why(method: str, error: DougError, status: 
     with pytest.raises(Aborted):
         await getattr(service_of(FakeNode(error)), method)(request, context)
     assert (context.status, context.metadata["doug-code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("given_s", "there_after_s", "found", "left_s"),
+    [
+        (10.0, 0.0, True, 10.0),
+        (10.0, 4.0, True, 6.0),
+        (10.0, 7.0, True, 3.0),
+        (10.0, 7.25, False, 3.0),
+        (2.0, 0.25, False, 2.0),
+        (None, 0.25, False, None),
+        (3600.0, 30.0, True, 3570.0),
+        (3600.0, 30.25, False, 3570.0),
+    ],
+)
+@pytest.mark.parametrize("method", ["AddMember", "ReplaceMember"])
+async def test_a_node_whose_name_is_not_known_yet_is_waited_for_as_long_as_the_call_allows(
+    method: str, given_s: float | None, there_after_s: float, found: bool, left_s: float | None
+) -> None:
+    """A pod that comes back is there before its name is: it was refused as unreachable, although it ran."""
+    node, context = FakeNode(UnreachableError("nobody answers at h:1")), FakeContext()
+    context.left_s, waited_s = given_s, 0.0
+
+    async def pause(seconds: float) -> None:
+        nonlocal waited_s
+        waited_s += seconds
+        if context.left_s is not None:
+            context.left_s -= seconds
+        if waited_s >= there_after_s:
+            node.error = None
+
+    if not there_after_s:
+        node.error = None
+    service: Any = AdminService("n", 0, node, EventRing(10, 10_000), pause=pause)
+    request = {"AddMember": pb.AddMemberRequest, "ReplaceMember": pb.ReplaceMemberRequest}[method]
+    call = getattr(service, method)(request(name="x", address="h:1"), context)
+    if found:
+        assert (await call).name == "x"
+    else:
+        with pytest.raises(Aborted, match="nobody answers"):
+            await call
+        assert (context.metadata["doug-code"], node.changes) == ("MEMBER_UNREACHABLE", [])
+    assert context.left_s == left_s
+
+
+async def test_whoever_else_is_refused_is_refused_at_once() -> None:
+    """Asking again would not change it; and who leads no more must say so while there is time to ask another."""
+    node, context = FakeNode(UnreachableError("?")), FakeContext()
+    context.left_s = 10.0
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        node.error = NotLeaderError("b", "127.0.0.1:3")
+
+    service: Any = AdminService("n", 0, node, EventRing(10, 10_000), pause=pause)
+    with pytest.raises(Aborted):
+        await service.AddMember(pb.AddMemberRequest(name="x", address="h:1"), context)
+    assert (context.metadata["doug-code"], len(paused)) == ("NOT_LEADER", 1)
 
 
 async def test_who_may_do_what_is_told_once() -> None:

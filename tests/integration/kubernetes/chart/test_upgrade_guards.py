@@ -240,9 +240,16 @@ def test_tls_begins_and_ends_with_all_nodes_stopped(was: str, becomes: str, clus
     told = refusal(*LIVE, "--set", f"tls.mode={becomes}", environment=cluster.environment)
     assert f"tls.mode: {becomes}, but the nodes that run speak" in told
     assert "scale statefulset,deployment -l app.kubernetes.io/instance=dougdb --replicas=0" in told
-    for path, one in cluster.objects.items():
-        if "/statefulsets/" in path:
-            cluster.objects[path] = {**one, "spec": {**one["spec"], "replicas": 0}}
+    shards = [path for path in cluster.objects if "/statefulsets/" in path]
+    assert len(shards) == 2
+    for path in shards:
+        assert "the nodes that run" in refusal(*LIVE, "--set", f"tls.mode={becomes}", environment=cluster.environment)
+        one = cluster.objects[path]
+        cluster.objects[path] = {**one, "spec": {**one["spec"], "replicas": 0}, "status": {"replicas": 1}}
+    for path in shards:
+        # Nobody wants them any more, and they still end.
+        assert "the nodes that run" in refusal(*LIVE, "--set", f"tls.mode={becomes}", environment=cluster.environment)
+        cluster.objects[path]["status"]["replicas"] = 0
     assert not refusal(*LIVE, "--set", f"tls.mode={becomes}", environment=cluster.environment)
 
 

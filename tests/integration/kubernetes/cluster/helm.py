@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.http11 import HttpError, fetch
+from bench.http11 import HttpError, Secure, fetch
 from integration.kubernetes.cluster import load
-from integration.kubernetes.cluster.driver import call_program, wait_for
+from integration.kubernetes.cluster.driver import call_program
 from integration.kubernetes.cluster.kubectl import PREFIX, find_kubectl
 from tools.helm_chart import CHART, ROOT, run_helm
 
@@ -37,18 +37,23 @@ def finish(client: subprocess.Popen[str]) -> Any:
     return json.loads(told.splitlines()[-1])
 
 
-def program(verb: str, name: str) -> None:
-    """Stops or starts one of the cluster's programs."""
-    words = [sys.executable, "-m", "tools.kubernetes", verb, name]
+def program(verb: str, *names: str) -> None:
+    """Stops or starts one of the cluster's programs, or gives an image another name."""
+    words = [sys.executable, "-m", "tools.kubernetes", verb, *names]
     run = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
 class Release:
-    """A release called dougdb in a namespace of its own."""
+    """A release called dougdb in a namespace of its own.
+
+    Attributes:
+        secure: How its Service is spoken to over TLS; None in the clear.
+    """
 
     def __init__(self, tag: str) -> None:
         self.namespace = f"{PREFIX}-helm-{tag}"
+        self.secure: Secure | None = None
         self._address = ""
         self._seeds = itertools.count(SEED)
 
@@ -104,7 +109,7 @@ class Release:
 
     def call(self, method: str, path: str, body: bytes = b"") -> Any:
         """One request through the Service."""
-        return fetch(8080, method, path, body, host=self.address, timeout_s=15)
+        return fetch(8080, method, path, body, host=self.address, timeout_s=15, secure=self.secure)
 
     def put(self, key: str, value: str) -> int:
         """The status of a put; 0 when nobody answers."""
@@ -126,14 +131,9 @@ class Release:
         return self.kubectl("exec", "deploy/dougdb-facade", "--", "/opt/dougdb/bin/dougctl", *words)
 
     def replace(self, node: str) -> None:
-        """Admits a node with empty volumes, as docs/kubernetes.md says; again while its name is not known yet."""
-
-        def admitted() -> bool:
-            command = ("exec", "deploy/dougdb-facade", "--", "/opt/dougdb/bin/dougctl", "members", "replace", node)
-            told = self.kubectl(*command, "--shard", "0", check=False)
-            return f"{node} is a voter" in told
-
-        wait_for(admitted, HELM_S, f"{node} to be a voter again")
+        """Admits a node with empty volumes, as docs/kubernetes.md says: the command waits until its name is known."""
+        told = self.ctl("members", "replace", node, "--shard", "0")
+        assert f"{node} is a voter" in told, told
 
     def pods(self, component: str) -> dict[str, Any]:
         """The pods of a component, by name."""

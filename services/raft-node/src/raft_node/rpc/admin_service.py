@@ -5,6 +5,7 @@ It only turns requests and answers; what a node is, does and remembers, it hears
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -41,6 +42,13 @@ from raft_node.runtime.events import EventRing
 from raft_node.runtime.members.changes import MemberChange
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+FOUND_S = 30.0
+"""How long a new member that does not answer is asked for, at most: as long as Kubernetes may keep in mind that a name
+does not exist. The pod is there before its name is known everywhere."""
+FIND_EVERY_S = 0.25
+SETTLED_S = 3.0
+"""What is left of a call's time after that: for one more question (2 s), and for the change itself."""
 
 
 CODES: tuple[tuple[type[DougError], str, grpc.StatusCode], ...] = (
@@ -136,6 +144,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         node: Operated,
         events: EventRing,
         is_newest: Callable[[], None] = lambda: None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Ties the parts together.
 
@@ -145,8 +154,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             node: The node that answers the calls.
             events: The newest events of this process.
             is_newest: Called when a facade has said that the document of users that this shard holds is the newest.
+            pause: Waits some seconds before a new member is asked for again.
         """
         self._is_newest = is_newest
+        self._pause = pause
         self._node_id = node_id
         self._shard = shard
         self._node = node
@@ -213,21 +224,24 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self, request: pb.AddMemberRequest, context: Context
     ) -> pb.ChangeMembersResponse:
         """Admits a node as a learner; answers once that is committed."""
-        return await self._change(self._node.add_member(request.name, request.address, request.incarnation), context)
+        return await self._change(
+            lambda: self._node.add_member(request.name, request.address, request.incarnation), context
+        )
 
     async def RemoveMember(  # noqa: N802
         self, request: pb.RemoveMemberRequest, context: Context
     ) -> pb.ChangeMembersResponse:
         """Removes a member; answers once that is committed."""
-        return await self._change(self._node.remove_member(request.name, force=request.force), context)
+        return await self._change(lambda: self._node.remove_member(request.name, force=request.force), context)
 
     async def ReplaceMember(  # noqa: N802
         self, request: pb.ReplaceMemberRequest, context: Context
     ) -> pb.ChangeMembersResponse:
         """Admits a node's new incarnation in place of its old one; answers once that is committed."""
         name, address, incarnation = request.name, request.address, request.incarnation
-        change = self._node.replace_member(name, address, incarnation, force=request.force)
-        return await self._change(change, context)
+        return await self._change(
+            lambda: self._node.replace_member(name, address, incarnation, force=request.force), context
+        )
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Sends this node's state, as of now; the stream ends when all of it was sent."""
@@ -266,9 +280,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._is_newest()
         return pb.SetAuthResponse(revision=revision)
 
-    async def _change(self, change: Awaitable[MemberChange], context: Context) -> pb.ChangeMembersResponse:
+    async def _change(
+        self, change: Callable[[], Awaitable[MemberChange]], context: Context
+    ) -> pb.ChangeMembersResponse:
         try:
-            done = await change
+            done = await self._once_found(change, context)
         except DougError as error:
             await self._refuse(error, context)
         return pb.ChangeMembersResponse(
@@ -278,6 +294,22 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             index=done.entry_index,
             term=done.term,
         )
+
+    async def _once_found(self, change: Callable[[], Awaitable[MemberChange]], context: Context) -> MemberChange:
+        """Makes a change, again while the node that it is about does not answer and the call has time for that.
+
+        Nothing was proposed then, so it may be asked for again. A call without a deadline does not wait.
+        """
+        given_s: float = context.time_remaining() or 0.0
+        patient_s = min(FOUND_S, given_s - SETTLED_S)
+        while True:
+            try:
+                return await change()
+            except UnreachableError:
+                left_s: float = context.time_remaining() or 0.0
+                if given_s - left_s + FIND_EVERY_S > patient_s:
+                    raise
+            await self._pause(FIND_EVERY_S)
 
     async def _refuse(self, error: DougError, context: Context) -> NoReturn:
         for kind, code, status in CODES:

@@ -18,7 +18,7 @@ from facade.client.shard import Shard
 from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 
 TIMEOUT_S = 10.0
-"""How long a change may take: the leader first asks the new node who it is, for 2 s; the rest takes milliseconds."""
+"""How long a change may take: the leader asks the new node who it is until 3 s are left; the rest takes no time."""
 
 T = TypeVar("T")
 
