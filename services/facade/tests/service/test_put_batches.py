@@ -57,6 +57,22 @@ async def test_what_does_not_succeed_is_answered_the_same(
     ]
 
 
+@pytest.mark.parametrize("own_way", [True, False])
+@pytest.mark.parametrize(
+    ("script", "others"), [([Status.WRONG_SHARD], BATCH_PART - 1), ([Status.RESULT_TOO_LARGE, Status.WRONG_SHARD], 7)]
+)
+async def test_puts_of_a_key_keep_their_order_though_the_first_is_sent_again(
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch, script: list[Status], others: int, own_way: bool
+) -> None:
+    if not own_way:
+        monkeypatch.setattr(PutBatches, "run", no_way_of_their_own)
+    keys = ["k", *(f"other{number}" for number in range(others)), "k"]
+    results, _, (data,) = await write(make_facade, keys, script, shards=1, nodes=1)
+    assert [each["status"] for each in results] == [200] * len(keys)
+    assert int(results[0]["revision"]) < int(results[-1]["revision"])
+    assert b"value %d" % (len(keys) - 1) in repr(data[b"k"]).encode()
+
+
 async def test_puts_go_without_an_object_for_each_of_them(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:

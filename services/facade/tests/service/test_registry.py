@@ -10,11 +10,20 @@ import pytest
 
 from doug_wire.command import Opcode
 from doug_wire.pipe import ResultRecord, Status
+from facade.client import registry as registry_module
 from facade.client.modes import LINEARIZABLE
-from facade.client.registry import TICK_S
+from facade.client.registry import ABANDONED_S, TICK_S
+from facade.client.turns import SHARE_MIN
 from facade.errors import NotAppliedError, ProblemError, ReadTimeoutError
 
 MakeFacade = Callable[..., Awaitable[Any]]
+
+
+class Frozen:
+    """The clock of a loop, which stands."""
+
+    def __init__(self, now_s: float) -> None:
+        self.time = lambda: now_s
 
 
 def read(facade: Any, deadline_s: float) -> Any:
@@ -41,10 +50,11 @@ async def test_an_operation_whose_tick_was_looked_at_ends_all_the_same(make_faca
 
 
 @pytest.mark.parametrize("uncertain", [False, True])
-@pytest.mark.parametrize("end", ["malformed", "stranded"])
+@pytest.mark.parametrize("end", ["malformed", "stranded", "abandoned"])
 async def test_a_write_that_may_have_been_applied_is_never_called_not_applied(
-    make_facade: MakeFacade, end: str, uncertain: bool
+    make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch, end: str, uncertain: bool
 ) -> None:
+    monkeypatch.setattr(registry_module, "ABANDONED_S", 0.0)
     facade = await make_facade(nodes=1)
     facade.cluster.shards[0].nodes[0].silent = True
     registry = facade.router.registry
@@ -52,6 +62,8 @@ async def test_a_write_that_may_have_been_applied_is_never_called_not_applied(
     write.uncertain = uncertain
     if end == "malformed":
         registry._refused(write, ResultRecord(write.id, Status.INVALID, 0, b"", b""))
+    elif end == "abandoned":
+        registry.abandon(write)
     else:
         registry._stranded.append(write)
         facade.router.directory.map = None
@@ -59,3 +71,22 @@ async def test_a_write_that_may_have_been_applied_is_never_called_not_applied(
     with pytest.raises(ProblemError) as raised:
         await asyncio.wait_for(write.future, 60)
     assert raised.value.outcome == ("unknown" if uncertain else "not_applied")
+
+
+async def test_a_client_that_leaves_soon_is_served_though_it_has_not_had_its_turn(make_facade: MakeFacade) -> None:
+    """Who sends a write and goes must not fare worse because somebody else fills the window."""
+    facade = await make_facade(nodes=1, fair_window_items=1)
+    facade.cluster.shards[0].nodes[0].silent = True
+    registry = facade.router.registry
+    for number in range(SHARE_MIN + 1):
+        facade.router.write(Opcode.PUT, b"%d" % number, value=b"v", client="greedy")
+    facade.router.write(Opcode.PUT, b"other", value=b"v", client="other")
+    waiting = facade.router.write(Opcode.PUT, b"k", value=b"v", client="greedy")
+    assert not waiting.inside
+    assert waiting.queued_s == pytest.approx(asyncio.get_running_loop().time(), abs=60)
+    registry._loop = Frozen(waiting.queued_s + ABANDONED_S / 2)
+    registry.abandon(waiting)
+    assert not waiting.future.done()
+    registry._loop = Frozen(waiting.queued_s + ABANDONED_S)
+    registry.abandon(waiting)
+    assert waiting.future.done()

@@ -17,6 +17,7 @@ from doug.v1 import admin_pb2
 from doug_wire.auth import document as documents
 from doug_wire.auth.document import DOCUMENT_BYTES_MAX, EMPTY, Document, Held, TokenRecord
 from doug_wire.auth.grants import Grant, Verb
+from facade.app.audit import KEY_CHARACTERS_MAX
 from facade.client import auth_state
 from facade.client.auth_state import COPY_AGE_S, ENDED_MS, USE_BYTES, AuthState
 from facade.client.operators.leader_calls import TRY_S
@@ -111,18 +112,21 @@ async def test_tokens_that_have_ended_make_room_once_there_is_none(monkeypatch: 
     assert set(state.document.tokens) == {"lasting", "last"}
 
 
-async def test_the_audit_log_names_tokens_that_have_made_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth_state, "DOCUMENT_BYTES_MAX", 1000)
+async def test_the_audit_log_names_all_tokens_that_have_made_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_state, "DOCUMENT_BYTES_MAX", 2600)
     now_s, told = [1e6], list[tuple[str, str]]()
     state = AuthState(state_with(Leader())._directory, 1.0, lambda: now_s[0])
     users = _Users(state, lambda caller, what, name, may: told.append((what, name)), lambda: now_s[0])
-    for number in range(3):
-        await users.make_token(NewToken(name=f"t{number}", allow=["read:a"], ttl="1h"))
+    names = [f"{'t' * 63}{number}" for number in range(7)]
+    for name in names:
+        await users.make_token(NewToken(name=name, allow=["read:a"], ttl="1h"))
+    del told[:]
     now_s[0] += 3600 + ENDED_MS / 1000
-    assert [view.expired for view in users.tokens(state.document).tokens] == [True] * 3
-    await users.make_token(NewToken(name="new", allow=["read:a"], ttl="1h"))
-    created = [("token created", f"t{number}") for number in range(3)]
-    assert told == [*created, ("ended tokens dropped", "t0, t1, t2"), ("token created", "new")]
+    assert [view.expired for view in users.tokens(state.document).tokens] == [True] * len(names)
+    await users.make_token(NewToken(name="new", allow=["read:" + "a" * 900], ttl="1h"))
+    assert told.pop() == ("token created", "new")
+    assert {what for what, _ in told} == {"ended tokens dropped"}
+    assert [each for _, some in told for each in some[:KEY_CHARACTERS_MAX].split(", ")] == names
     assert [(view.name, view.expired) for view in users.tokens(state.document).tokens] == [("new", False)]
 
 

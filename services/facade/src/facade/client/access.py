@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from itertools import repeat
 from typing import NamedTuple
 
 from doug_wire import command as commands
@@ -24,6 +25,7 @@ from doug_wire.auth.grants import ALL, NOTHING, KeyRange, Rights, Target, Verb, 
 from doug_wire.command import Opcode
 from doug_wire.idempotency import identity_of
 from doug_wire.payload import decode_batch, decode_txn
+from doug_wire.puts import decode_puts
 from facade.errors import ForbiddenError, ProblemError, UnauthenticatedError
 
 Wanted = tuple[Verb, Target]
@@ -190,6 +192,10 @@ def _parts(opcode: int, key: bytes, value: bytes) -> Iterator[Wanted]:
         for operation in (*txn.success, *txn.failure):
             yield _within(operation)
     elif opcode == Opcode.BATCH:
+        puts = decode_puts(value)
+        if puts is not None:
+            yield from zip(repeat(Verb.WRITE), puts.keys)
+            return
         for operation in decode_batch(value):
             yield _within(operation)
 

@@ -369,9 +369,14 @@ class _Wave:
         self.full = self.full or under_way.full
 
     async def _write(self, shard: int, writes: list[tuple[int, Command]]) -> list[tuple[int, Command]]:
-        """Sends writes to a shard, part after part; returns those whose keys it does not own any more."""
-        once = len({wanted.key for _, wanted in writes}) == len(writes)
-        turns = asyncio.Semaphore(PARTS_AT_ONCE if once else 1)
+        """Sends writes to a shard, part after part; returns those that are to be sent again, in their order."""
+        left: list[tuple[int, Command]] = []
+        if len({wanted.key for _, wanted in writes}) < len(writes):
+            for part, encoded in self._parts(writes):
+                # What has a key of a part that is sent again must not come before it.
+                left += part if left else await self._send(shard, part, encoded)
+            return left
+        turns = asyncio.Semaphore(PARTS_AT_ONCE)
         tasks = []
         async with asyncio.TaskGroup() as group:
             for part, encoded in self._parts(writes):
@@ -419,7 +424,7 @@ class _Wave:
             # Together they read more than an entry may; none of them was carried out.
             half = len(part) // 2
             moved = await self._send(shard, part[:half], encoded[:half])
-            return moved + await self._send(shard, part[half:], encoded[half:])
+            return moved + (part[half:] if moved else await self._send(shard, part[half:], encoded[half:]))
         told = outcomes_of(operation, result, shard, len(part))
         outcomes.update(zip([place for place, _ in part], told, strict=True))
         return []

@@ -79,7 +79,7 @@ class Operation:
         hedged: Whether it has a copy, or is one (``facade.client.hedging``).
         bound_ms: How old the answer to a bounded read may be; 0 for other operations.
         session: What the client's session token says; None without one.
-        queued_s: When it was first queued for a node, so that its turn had come.
+        queued_s: When it was first queued for a node, so that its turn had come; before that, when it was admitted.
         sent_s: When it was last sent to a node.
         receipt: What the node that answered last said of itself; set before ``future`` is resolved.
         reason: Why it was last sent back: the code to report when time runs out.

@@ -128,10 +128,14 @@ class PutBatches:
     async def _write(self, shard: int, puts: Puts, deadline_s: float) -> tuple[list[Written], list[Puts]]:
         """Sends puts to a shard, part after part; returns what became of them, and those that are sent again."""
         parts = list(_parts(puts))
-        if len(parts) == 1:
-            found = [await self._send(shard, puts, deadline_s)]
+        found: list[Written | Puts] = []
+        if len(parts) == 1 or not puts.once:
+            for part in parts:
+                # What has a key of a part that is sent again must not come before it.
+                waits = found and isinstance(found[-1], Puts)
+                found.append(part if waits else await self._send(shard, part, deadline_s))
         else:
-            turns = asyncio.Semaphore(PARTS_AT_ONCE if puts.once else 1)
+            turns = asyncio.Semaphore(PARTS_AT_ONCE)
             tasks = []
             async with asyncio.TaskGroup() as group:
                 for part in parts:

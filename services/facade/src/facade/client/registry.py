@@ -167,6 +167,7 @@ class Registry:
         operation = Operation(
             operation_id, kind, shard.id, load, key, record, deadline_s, loop.create_future(), repeatable
         )
+        operation.queued_s = now_s
         turns, entered = load.turns, True
         if late and turns is None:
             raise NotAppliedError("overloaded", "Requests wait too long for this shard.", shard=shard.id)
@@ -192,7 +193,6 @@ class Registry:
         if self._hedging is not None and kind is Kind.READ_LOCAL:
             self._hedging.admitted()
         if entered:
-            operation.queued_s = now_s
             shard.submit(operation)
         return operation
 
@@ -344,8 +344,11 @@ class Registry:
 
         What was about to be sent is, so that it is done although the client does not wait for an answer.
         """
-        if operation.batch is None and self._loop.time() - operation.queued_s >= ABANDONED_S:
-            self.finish(operation, NotAppliedError("overloaded", "Its client has left.", shard=operation.shard))
+        if operation.batch is not None or self._loop.time() - operation.queued_s < ABANDONED_S:
+            return
+        what = "Its client has left."
+        left = NotAppliedError("overloaded", what, shard=operation.shard)
+        self.finish(operation, unknown(operation, what) if operation.uncertain else left)
 
     def _expire(self, operation: Operation) -> None:
         batch = operation.batch

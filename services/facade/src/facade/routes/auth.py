@@ -37,6 +37,8 @@ from facade.settings import Settings
 
 NAME = Field(min_length=1, max_length=200)
 GRANTS_MAX = 256
+_NAMES_TOGETHER = 3
+"""How many tokens a line of the audit log names: each has up to 64 characters, and what a line names is cut at 256."""
 
 Tell = Callable[[Caller, str, str, Sequence[str]], None]
 
@@ -268,7 +270,9 @@ class _Users:
         """
 
         def dropped(names: Sequence[str]) -> None:
-            self._tell(current.get(), "ended tokens dropped", ", ".join(names), ())
+            for start in range(0, len(names), _NAMES_TOGETHER):
+                some = ", ".join(names[start : start + _NAMES_TOGETHER])
+                self._tell(current.get(), "ended tokens dropped", some, ())
 
         try:
             made = await self.state.change(make, dropped=dropped)
