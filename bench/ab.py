@@ -104,7 +104,9 @@ def take_out(ref: str) -> Path:
         packed = subprocess.run(("git", "archive", commit), cwd=ROOT, capture_output=True, check=True).stdout
         folder.mkdir(parents=True)
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+            # Python before 3.11.4 knows no filters; the archive is git's own.
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            archive.extractall(folder)
     if subprocess.run(("make", "setup"), cwd=folder, check=False).returncode:
         raise ClusterError(f"{folder} could not be set up")
     return folder
