@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -118,6 +119,37 @@ async def test_a_key_that_leaves_the_set_counts_no_more(bearers: Bearers, tmp_pa
     (tmp_path / "jwks.json").write_text("{}")
     await bearers.read()
     assert bearers.judge(token(OTHER, kid="two")).name == "oidc:bob", "a set that cannot be read leaves the old one"
+
+
+@pytest.mark.parametrize("kid", ["", "one"])
+async def test_keys_that_share_an_id_all_count_while_they_are_changed(
+    bearers: Bearers, tmp_path: Path, kid: str
+) -> None:
+    old, new = (json.loads(key_set(key, kid))["keys"][0] for key in (KEY, OTHER))
+    if not kid:
+        del old["kid"], new["kid"]
+    for keys, counting in (([old], [KEY]), ([old, new], [KEY, OTHER]), ([new], [OTHER])):
+        (tmp_path / "jwks.json").write_text(json.dumps({"keys": keys}))
+        await bearers.read()
+        for key in counting:
+            bearer = bearers.judge(token(key, kid=kid))
+            assert bearer.name == "oidc:bob" and bearers.counts(bearer.mark)
+    with pytest.raises(BearerError):
+        bearers.judge(token(KEY, kid=kid))
+
+
+async def test_a_key_without_a_name_that_is_new_is_fetched(bearers: Bearers, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = []
+    monkeypatch.setattr(bearers, "_wanted", SimpleNamespace(set=lambda: wanted.append(1)))
+    with pytest.raises(BearerError, match="signature"):
+        bearers.judge(token(OTHER))
+    assert wanted
+
+
+@pytest.mark.parametrize("kid", ["", "one"])
+def test_so_many_keys_of_an_id_count(kid: str) -> None:
+    own = json.loads(key_set(KEY, kid))["keys"]
+    assert len(keys_of(json.dumps({"keys": own * 100}).encode())[kid]) == module.KEYS_OF_AN_ID_MAX
 
 
 @pytest.mark.parametrize(

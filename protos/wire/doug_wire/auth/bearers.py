@@ -35,6 +35,7 @@ from doug_wire.auth.issuer import Issuer, is_https
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 TOKEN_CHARACTERS_MAX = 16 << 10
 SET_BYTES_MAX = 1 << 20
+KEYS_OF_AN_ID_MAX = 4
 GROUPS_MAX = 256
 READ_EVERY_S = 60.0
 READ_AGAIN_S = 5.0
@@ -54,6 +55,10 @@ class Log(Protocol):
 
     def error(self, event: str, **fields: Any) -> object:
         """Takes a line about what somebody should look after."""
+
+
+_FAULTS = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+"""What the library raises at a JWT that does not count."""
 
 
 class BearerError(Exception):
@@ -121,7 +126,7 @@ class Bearers:
         self._issuer = issuer
         self._log = log
         self._clock = clock
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, tuple[Key, ...]] = {}
         self._raw = b""
         self._read_s = float("-inf")
         self._reading: asyncio.Future[bytes] | None = None
@@ -140,33 +145,44 @@ class Bearers:
             header = jwt.get_unverified_header(text)
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise BearerError("it is no JWT") from None
-        found = self._keys.get(str(header.get("kid", "")))
-        if found is None:
+        found = self._keys.get(str(header.get("kid", "")), ())
+        if not found:
             self._wanted.set()
             raise BearerError("no key of the issuer has signed it")
-        key = found.key
-        if header.get("alg") != key.algorithm_name or key.algorithm_name not in ALGORITHMS:
+        fitting = [each for each in found if header.get("alg") == each.key.algorithm_name in ALGORITHMS]
+        if not fitting:
             raise BearerError("it is signed by another algorithm than its key's")
-        try:
-            claims = jwt.decode(
-                text,
-                key,
-                algorithms=[key.algorithm_name],
-                issuer=self._issuer.name,
-                audience=self._issuer.audience,
-                leeway=LEEWAY_S,
-                options={
-                    "require": ["exp", "iss", "aud", self._issuer.claim],
-                    "verify_sub": self._issuer.claim == "sub",
-                },
-            )
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise BearerError(_reason(error)) from None
-        return self._bearer(claims, found.mark)
+        refused: Exception = jwt.InvalidSignatureError()
+        for each in fitting:
+            try:
+                return self._bearer(self._claims(text, each.key), each.mark)
+            except jwt.InvalidSignatureError as error:
+                refused = error
+            except _FAULTS as error:
+                raise BearerError(_reason(error)) from None
+        # An issuer that names no keys may have a new one, which shows in nothing else.
+        self._wanted.set()
+        raise BearerError(_reason(refused))
+
+    def _claims(self, text: str, key: jwt.PyJWK) -> Mapping[str, Any]:
+        """What a JWT says that this key has signed; raises one of ``_FAULTS`` otherwise."""
+        claims: Mapping[str, Any] = jwt.decode(
+            text,
+            key,
+            algorithms=[key.algorithm_name],
+            issuer=self._issuer.name,
+            audience=self._issuer.audience,
+            leeway=LEEWAY_S,
+            options={
+                "require": ["exp", "iss", "aud", self._issuer.claim],
+                "verify_sub": self._issuer.claim == "sub",
+            },
+        )
+        return claims
 
     def counts(self, mark: str) -> bool:
         """Whether the key with this mark is still in the issuer's set."""
-        return any(key.mark == mark for key in self._keys.values())
+        return any(key.mark == mark for keys in self._keys.values() for key in keys)
 
     def _bearer(self, claims: Mapping[str, Any], mark: str) -> Bearer:
         name = f"{SUBJECT}:{claims[self._issuer.claim]}"
@@ -214,7 +230,7 @@ class Bearers:
         if raw == self._raw:
             return
         self._raw, self._keys = raw, keys
-        self._log.info("auth.keys_read", place=self._issuer.jwks, keys=len(keys))
+        self._log.info("auth.keys_read", place=self._issuer.jwks, keys=sum(map(len, keys.values())))
         self.on_change()
 
     async def _fetch(self) -> bytes:
@@ -320,8 +336,11 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def keys_of(raw: bytes) -> dict[str, Key]:
-    """The keys of a JSON Web Key Set that can sign, by their ids; a key without one has the empty id.
+def keys_of(raw: bytes) -> dict[str, tuple[Key, ...]]:
+    """The keys of a JSON Web Key Set that can sign, by their ids; keys without one have the empty id.
+
+    Of one id there may be several: an issuer that names no keys has two while it changes them. Only some
+    are kept, for each costs a signature to be checked.
 
     Raises:
         ValueError: The bytes are no set of keys.
@@ -331,7 +350,7 @@ def keys_of(raw: bytes) -> dict[str, Key]:
     document = json.loads(raw)
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("it is no JSON Web Key Set")
-    found: dict[str, Key] = {}
+    found: dict[str, tuple[Key, ...]] = {}
     for each in document["keys"]:
         if not isinstance(each, dict) or each.get("kty") not in ("RSA", "EC", "OKP") or each.get("use", "sig") != "sig":
             continue
@@ -341,7 +360,8 @@ def keys_of(raw: bytes) -> dict[str, Key]:
             key = jwt.PyJWK(each)
         except jwt.PyJWTError:
             continue  # A kind of key that is not known here; others may be.
-        found[str(each.get("kid", ""))] = Key(key, _mark_of(each))
+        kid = str(each.get("kid", ""))
+        found[kid] = (*found.get(kid, ()), Key(key, _mark_of(each)))[-KEYS_OF_AN_ID_MAX:]
     if not found:
         raise ValueError("the set has no key that can sign")
     return found

@@ -74,8 +74,9 @@ async def test_uses_fit_whatever_was_changed_before() -> None:
     assert "t1" not in left.tokens, "what makes it smaller goes on"
 
 
-async def test_tokens_that_have_ended_make_room_once_there_is_none() -> None:
+async def test_tokens_that_have_ended_make_room_once_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, each stayed until somebody revoked it, and a cluster with tokens for every job of a build was full."""
+    monkeypatch.setattr(auth_state, "DOCUMENT_BYTES_MAX", 20_000)
     leader, now_s = Leader(), [1_000_000.0]
     state = AuthState(state_with(leader)._directory, 1.0, lambda: now_s[0])
     dropped: list[str] = []
@@ -90,7 +91,7 @@ async def test_tokens_that_have_ended_make_room_once_there_is_none() -> None:
 
         return ending
 
-    await state.change(with_token("lasting", 800))
+    await state.change(with_token("lasting", 8))
     await state.change(short_lived("first"))
     await state.change(lambda document: document.with_user("token:first", "reader"))
     now_s[0] += 60 + ENDED_MS / 1000

@@ -147,7 +147,7 @@ async def test_sessions_do_not_outlive_the_mode_that_they_began_with(tmp_path: P
 
     def shown(rig: Rig) -> Access:
         if rig.gate._bearers is not None:
-            rig.gate._bearers._keys = {"one": Key(cast(Any, None), "mark")}
+            rig.gate._bearers._keys = {"one": (Key(cast(Any, None), "mark"),)}
         name = "token:app" if kind == "token" else "oidc:bob"
         begun = rig.gate._sign_ins.begin(name, kind, MINTED.id if kind == "token" else "mark", (name,), 1500.0)
         given = [(b"cookie", f"dougdb-session={begun.cookie}".encode()), (b"doug-csrf", begun.csrf.encode())]
