@@ -98,6 +98,7 @@ def facade_registry() -> CollectorRegistry:
     metrics.shard(0, facade_metrics.ShardState(0, 0, True, 1.0))
     metrics.map_loaded(1, new=True)
     metrics.watches.lags = lambda: {0: 1}
+    metrics.watches.sample()
     # Registered where clients have to say who they are.
     Audit("", metrics.registry).acted(NOBODY, {"path": "/v1/members"}, 200)
     discovery = DiscoveryMetrics(metrics.registry)

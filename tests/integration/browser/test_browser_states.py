@@ -11,26 +11,31 @@ from typing import Any
 import pytest
 from bench.cluster import Cluster, paused, wait_for
 from bench.http11 import HttpError
-from integration.browser.conftest import put
 from integration.browser.looking import VIEWS, look, tour
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def values(values_of_every_kind: None) -> None:
+    """What every view of a tour shows, whichever tests ran before."""
+
+
 def test_leadership_is_moved_and_told(tab: Callable[..., Any], cluster: Cluster) -> None:
-    before = cluster.await_leader("0").id
     opened = tab()
     page = opened.show("#/shard/0")
     page.click("button:has-text('Make leader') >> nth=0")
+    chosen = page.inner_text("dialog h2").removeprefix("Move leadership to ").rstrip("?")
     page.click("dialog button:text-is('Move leadership')")
-    page.wait_for_selector(".note >> text=leads shard 0")
-
-    def moved() -> bool:
-        leader = cluster.leader("0")
-        return leader is not None and leader.id != before
-
-    wait_for(moved, 60.0, "another node leads; what the facade says may be half a second old")
+    page.wait_for_selector(f".note >> text={chosen} leads shard 0")
+    wait_for(lambda: leads(cluster) == chosen, 60.0, "it leads; what the facade says may be half a second old")
     opened.check()
+
+
+def leads(cluster: Cluster) -> str:
+    """Who leads shard 0, as the facade says; empty for nobody. On a busy machine it need not be whom a page shows."""
+    leader = cluster.leader("0")
+    return "" if leader is None else leader.id
 
 
 @pytest.fixture
@@ -50,7 +55,6 @@ def stopped(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_killed_leader_is_seen(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
-    put(cluster, "doc/json", b'{"a": 1}', "application/json")
     leader = cluster.await_leader("0").id
     opened = tab()
     page = opened.show("")
@@ -82,10 +86,10 @@ def test_every_view_is_shown_while_a_node_is_down(
 
 
 def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster: Cluster, pictures: Path) -> None:
-    before = cluster.await_leader("0").id
     opened = tab()
     page = opened.show("#/try")
-    page.click(f"button:has-text('Kill the leader, {before}')")
+    page.click("button:has-text('Kill the leader, ')")
+    before = told_node(page, "is killed")
     page.wait_for_selector(".note >> text=/Shard 0: (?!nobody).* leads in term/")
     look(page, pictures, "try-killed")
     wait_for(lambda: all(view.role in ("leader", "follower") for view in cluster.views()), 60.0, "all are back")
@@ -99,6 +103,11 @@ def test_nodes_are_killed_and_paused_by_buttons(tab: Callable[..., Any], cluster
     opened.check()
 
 
+def told_node(page: Any, what: str) -> str:
+    """The node of which is told that this was done to it."""
+    return str(page.wait_for_selector(f".note >> text={what}").inner_text().split()[0])
+
+
 def is_stored(cluster: Cluster, key: str) -> bool:
     """Whether a write is acknowledged now: somebody may just be elected."""
     try:
@@ -110,18 +119,16 @@ def is_stored(cluster: Cluster, key: str) -> bool:
 def test_a_leader_is_cut_off_and_a_disk_made_slow_by_buttons(
     tab: Callable[..., Any], cluster: Cluster, pictures: Path
 ) -> None:
-    before = cluster.await_leader("0").id
-    put(cluster, "before/the cut", b"v")
+    wait_for(lambda: is_stored(cluster, "before/the cut"), 60.0, "a leader takes writes")
     opened = tab()
     page = opened.show("#/try")
     page.click("button:has-text('Cut the leader off')")
-    page.wait_for_selector(f".note >> text={before} is cut off from the other nodes")
+    before = told_node(page, "is cut off from the other nodes")
     row = f".faults tr:has-text('{before}')"
     page.wait_for_selector(f"{row} >> :is(.pre-candidate, .follower)")
     page.wait_for_selector(".faults tbody .leader")
     look(page, pictures, "try-cut-off")
-    after = cluster.await_leader("0").id
-    assert after != before, "who is cut off cannot lead"
+    wait_for(lambda: leads(cluster) not in ("", before), 60.0, "another node leads; who is cut off cannot")
     wait_for(lambda: is_stored(cluster, "during"), 60.0, "the others take writes")
     page.locator(row).locator("button:has-text('Go on')").click()
     page.wait_for_selector(f"{row} >> .follower")

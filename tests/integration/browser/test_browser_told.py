@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 MODULE = "(name) => document.querySelector('script[type=module]').src.replace(/app\\.js$/, name)"
 PUT = """async ([key, body, headers]) =>
     (await fetch(`/v1/kv/${encodeURIComponent(key)}`, {method: 'PUT', body, headers})).status"""
+MODULES_OF_A_SHARD = ("views/cluster", "views/shard", "lib/preact")
 DRAFT = "([{keepDraft}, name]) => keepDraft(`edit ${name}`, {name})"
 
 
@@ -46,6 +47,28 @@ def test_a_node_that_waits_is_not_counted_as_up(opened: Tab) -> None:
         [opened.page.evaluate(MODULE, "views/cluster.js"), opened.page.evaluate(MODULE, "lib/preact.js"), state],
     )
     assert f"Nodes up{nodes - 1} of {nodes}" in text
+
+
+def test_what_no_node_tells_is_no_figure(opened: Tab) -> None:
+    state = opened.show("#/keys").evaluate("async () => (await fetch('/v1/console/state')).json()")
+    for node in state["shards"][0]["nodes"]:
+        node.update(role="unreachable", term=None, commit=None, applied=None)
+    text = opened.page.evaluate(
+        """async ([cluster, shard, preact, state]) => {
+            const modules = await Promise.all([cluster, shard, preact].map((each) => import(each)));
+            const [{ClusterView}, {ShardView}, {html, render}] = modules;
+            const into = document.createElement('div');
+            render(html`<${ClusterView} state=${state} />
+                <${ShardView} state=${state} place=${{parts: ["0"]}} lost=${false} />`, into);
+            return into.textContent;
+        }""",
+        [
+            *(opened.page.evaluate(MODULE, f"{name}.js") for name in ("views/cluster", "views/shard", "lib/preact")),
+            state,
+        ],
+    )
+    assert "term \u2013" in text and "commit \u2013" in text
+    assert "Term\u2013" in text and "Commit\u2013" in text
 
 
 def test_the_lines_of_dougctl_quote_the_names_of_members(opened: Tab) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from facade import __version__
+from facade.client.metrics import ShardState
 
 MakeFacade = Callable[..., Awaitable[Any]]
 
@@ -88,3 +93,43 @@ async def test_the_latency_keeps_its_old_name_too(make_facade: MakeFacade) -> No
     assert 'dougdb_facade_request_seconds_count{consistency="linearizable",method="PUT"} 1.0' in text
     assert 'dougdb_facade_request_seconds_bucket{consistency="linearizable",le="+Inf",method="PUT"} 1.0' in text
     assert text.count("dougdb_facade_request_seconds_count{") == 1
+
+
+class NeedsTheLoop(Collector):
+    """A metric that nobody can tell who holds the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def describe(self) -> list[Metric]:
+        return [GaugeMetricFamily("needs_the_loop", "Whether the event loop turned meanwhile")]
+
+    def collect(self) -> Iterator[Metric]:
+        turned = threading.Event()
+        self._loop.call_soon_threadsafe(turned.set)
+        yield GaugeMetricFamily("needs_the_loop", "Whether the event loop turned meanwhile", value=turned.wait(10))
+
+
+async def test_requests_are_answered_while_metrics_are_made_into_text(make_facade: MakeFacade) -> None:
+    """With a thousand shards that takes some 400 ms."""
+    facade = await make_facade(nodes=1)
+    facade.metrics.registry.register(NeedsTheLoop(asyncio.get_running_loop()))
+    asked: list[threading.Thread] = []
+
+    def lags() -> dict[int, int]:
+        asked.append(threading.current_thread())
+        return {0: 7}
+
+    facade.metrics.watches.lags = lags
+    text = (await facade.http.get("/metrics")).text
+    assert "needs_the_loop 1.0" in text
+    assert 'dougdb_facade_watch_lag_entries{shard="0"} 7.0' in text
+    assert asked == [threading.main_thread()], "what only the event loop may read is read on it"
+
+
+async def test_the_age_of_a_leader_goes_with_the_leader(make_facade: MakeFacade) -> None:
+    metrics = (await make_facade(nodes=1)).metrics
+    value = metrics.registry.get_sample_value
+    for age_s in (3.0, None, None, 4.0):
+        metrics.shard(7, ShardState(0, 0, True, age_s))
+        assert value("dougdb_facade_leader_cache_age_seconds", {"shard": "7"}) == age_s

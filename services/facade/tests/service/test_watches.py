@@ -306,6 +306,7 @@ async def test_metrics_tell_of_watches_and_what_they_were_sent(make: MakeFacade)
     facade = await make()
 
     def value(name: str, **labels: str) -> float | None:
+        facade.metrics.watches.sample()
         found: float | None = facade.metrics.registry.get_sample_value(f"dougdb_facade_{name}", labels)
         return found
 

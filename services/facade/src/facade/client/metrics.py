@@ -7,6 +7,7 @@ a path: a key must not become a label.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -97,6 +98,7 @@ class Metrics:
         self._register_front()
         self._register_shards()
         self._register_map()
+        self._rendering = asyncio.Lock()
         self._batch_children: dict[str, Histogram] = {}
         self._upstream_children: dict[tuple[int, str], Histogram] = {}
 
@@ -266,7 +268,8 @@ class Metrics:
         self._reachable.labels(label).set(1 if state.reachable else 0)
         self._redirects.labels(label)
         if state.leader_age_s is None:
-            self._leader_age.remove_by_labels({"shard": label})
+            # Not remove_by_labels, which looks through all shards for each.
+            self._leader_age.remove(label)
         else:
             self._leader_age.labels(label).set(state.leader_age_s)
 
@@ -287,10 +290,12 @@ class Metrics:
         """Sets how old the map is; called when the metrics are read."""
         self._map_age.set(seconds)
 
-    def render(self) -> bytes:
-        """The text that Prometheus reads."""
+    async def render(self) -> bytes:
+        """The text that Prometheus reads; made on a thread, since it takes long with many shards."""
         self._inflight.set(self.inflight)
-        return generate_latest(self.registry)
+        self.watches.sample()
+        async with self._rendering:
+            return await asyncio.to_thread(generate_latest, self.registry)
 
 
 class _Row:
@@ -333,6 +338,7 @@ class _Requests(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
+        """See ``Collector``; called on a thread, while requests are counted."""
         requests = CounterMetricFamily(
             "dougdb_facade_requests",
             "Requests that were answered",
@@ -349,7 +355,7 @@ class _Requests(Collector):
             labels=("method", "consistency"),
         )
         merged: dict[tuple[str, str, str], _Row] = {}
-        for (route, method, status, consistency), row in self._rows.items():
+        for (route, method, status, consistency), row in self._rows.copy().items():
             requests.add_metric((route, method, str(status), consistency), row.count)
             whole = merged.setdefault((route, method, consistency), _Row())
             whole.seconds += row.seconds

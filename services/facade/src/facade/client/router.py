@@ -38,6 +38,8 @@ from facade.settings import Settings
 
 MEMBERS_REFRESH_S = 5.0
 MAP_REFRESH_S = 30.0
+PIECE_SHARDS = 64
+"""After the figures of so many shards, everything else has its turn."""
 MAP_RETRY_MIN_S = 0.05
 MAP_RETRY_MAX_S = 1.0
 
@@ -322,10 +324,12 @@ class Router:
         shard, _ = self.directory.locate(key, counted=False)
         self.registry.check_room(shard, size)
 
-    def sample_metrics(self) -> None:
+    async def sample_metrics(self) -> None:
         """Sets the gauges that are only worth setting when Prometheus reads them."""
-        for shard in self.shards.values():
+        for number, shard in enumerate(tuple(self.shards.values()), 1):
             self._metrics.shard(shard.id, shard.state(self.registry.load(shard.id)))
+            if number % PIECE_SHARDS == 0:
+                await asyncio.sleep(0)
         self.registry.sample_turns()
         age_s = self.directory.map_age_s()
         if age_s is not None:

@@ -1,6 +1,7 @@
 """The metrics of watches: how many there are, how much they were sent, and how far behind they are.
 
-Plain numbers that others change, read when Prometheus asks. Must not know who watches what.
+Plain numbers that others change, read when Prometheus asks. Must not know who watches what. ``collect`` is called on a
+thread: what only the event loop may read is noted by ``sample`` before.
 """
 
 from __future__ import annotations
@@ -32,13 +33,19 @@ class WatchMetrics(Collector):
         self.left_behind = 0
         self.catching_up: Callable[[], int] = lambda: 0
         self.lags: Callable[[], Mapping[int, int]] = dict
+        self._catching_up = 0
+        self._lags: Mapping[int, int] = {}
         registry.register(self)
+
+    def sample(self) -> None:
+        """Notes what others tell when they are asked; called on the event loop, before the metrics are read."""
+        self._catching_up, self._lags = self.catching_up(), self.lags()
 
     def collect(self) -> Iterator[Metric]:
         """See ``Collector``."""
         for name, text, value in (
             ("dougdb_facade_watchers", "Watches that are open", self.open),
-            ("dougdb_facade_watchers_catching_up", "Those that read older changes from a node", self.catching_up()),
+            ("dougdb_facade_watchers_catching_up", "Those that read older changes from a node", self._catching_up),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         for name, text, value in (
@@ -50,6 +57,6 @@ class WatchMetrics(Collector):
         lag = GaugeMetricFamily(
             "dougdb_facade_watch_lag_entries", "Entries that were applied and not told here yet", labels=("shard",)
         )
-        for shard, entries in self.lags().items():
+        for shard, entries in self._lags.items():
             lag.add_metric((str(shard),), entries)
         yield lag

@@ -20,15 +20,17 @@ export function leaderOf(shard) {
   return shard.nodes.filter((node) => node.role === "leader").sort((one, other) => (other.term ?? 0) - (one.term ?? 0))[0];
 }
 
-/** @param {ShardState} shard */
-export function termOf(shard) {
-  return Math.max(0, ...shard.nodes.map((node) => node.term ?? 0));
+/** @param {(number | null | undefined)[]} told @returns {number | null} The largest; null if no node tells one. */
+function newest(told) {
+  const known = told.flatMap((each) => each ?? []);
+  return known.length ? Math.max(...known) : null;
 }
 
 /** @param {ShardState} shard */
-export function commitOf(shard) {
-  return Math.max(0, ...shard.nodes.map((node) => node.commit ?? 0));
-}
+export const termOf = (shard) => newest(shard.nodes.map((node) => node.term));
+
+/** @param {ShardState} shard */
+export const commitOf = (shard) => newest(shard.nodes.map((node) => node.commit));
 
 /** @param {NodeState} node */
 const isAway = (node) => node.role === "unreachable" || node.role === "waiting";
@@ -117,7 +119,7 @@ function Disk({ node }) {
 
 /** @param {{shard: ShardState}} properties */
 export function NodeTable({ shard }) {
-  const commit = commitOf(shard);
+  const commit = commitOf(shard) ?? 0;
   return html`<${Wide} label=${`Nodes of shard ${shard.id}`}>
     <table class="nodes">
       <thead>

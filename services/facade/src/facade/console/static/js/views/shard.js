@@ -77,8 +77,8 @@ function Ring({ shard }) {
   const width = Math.min(WIDTH, useWidth(frame, WIDTH));
   const nodes = [...shard.nodes].sort((one, other) => one.id.localeCompare(other.id, "en", { numeric: true }));
   const leader = leaderOf(shard);
-  const term = termOf(shard);
-  const commit = commitOf(shard);
+  const term = termOf(shard) ?? 0;
+  const commit = commitOf(shard) ?? 0;
   const { points, box, top, height } = circle(nodes.length, width);
   // What is told of an election stands in the middle, if there is room.
   const inside = width >= NARROW && nodes.length > 1;
