@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -132,9 +133,13 @@ class FakeFacade:
         self.requests = 0
         self.connections = 0
         self.on_request: Callable[[int], None] = lambda number: None
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 _, found, rest = head.partition(b"Content-Length: ")
@@ -150,10 +155,17 @@ class FakeFacade:
             return
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
-    async def start(self) -> tuple[asyncio.Server, Endpoint]:
-        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        return server, Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], None)
+    @contextlib.asynccontextmanager
+    async def started(self) -> AsyncIterator[Endpoint]:
+        """Serves meanwhile. No connection outlives it: its warning would fail whichever test comes later."""
+        async with await asyncio.start_server(self.serve, "127.0.0.1", 0) as server:
+            yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], None)
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 class FakeClock:
@@ -172,8 +184,7 @@ async def test_a_stall_counts_for_every_request_that_was_due_meanwhile() -> None
         clock.now_s = 10.0 if number == 1 else clock.now_s
 
     facade.on_request = stall
-    server, endpoint = await facade.start()
-    async with server:
+    async with facade.started() as endpoint:
         load = Load(endpoint, Requests(PLAN, 1), clock)
         results = await load.run(connections=1, duration_s=10.5, rate=1.0)
     whole = results.together()
@@ -190,8 +201,7 @@ async def test_requests_that_were_never_begun_are_told() -> None:
         clock.now_s = 20.0
 
     facade.on_request = stall
-    server, endpoint = await facade.start()
-    async with server:
+    async with facade.started() as endpoint:
         results = await Load(endpoint, Requests(PLAN, 1), clock).run(connections=1, duration_s=10.0, rate=2.0)
     assert (results.answered, results.behind) == (1, 19)
 
@@ -212,8 +222,7 @@ async def test_every_request_is_counted_once_as_answered_refused_or_failed() -> 
         clock.now_s = float(number)
 
     facade.on_request = tick
-    server, endpoint = await facade.start()
-    async with server:
+    async with facade.started() as endpoint:
         results = await Load(endpoint, Requests(PLAN, 1), clock).run(connections=1, duration_s=7.0, rate=None)
     assert (results.answered, dict(results.statuses), results.failures) == (3, {503: 1}, 3)
     assert facade.connections == 5
@@ -236,10 +245,9 @@ def running() -> Iterator[FakeFacade]:
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        server, endpoint = await facade.start()
-        facade.port = endpoint.port  # type: ignore[attr-defined]
-        started.set()
-        async with server:
+        async with facade.started() as endpoint:
+            facade.port = endpoint.port  # type: ignore[attr-defined]
+            started.set()
             await ended.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))

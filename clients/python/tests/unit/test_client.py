@@ -256,11 +256,14 @@ async def test_requests_in_flight_are_bounded_and_the_rest_waits_for_its_turn(st
 
 async def answer_puts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Says of every PUT of one byte that it is stored."""
-    with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(1)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_a_great_gather_costs_no_more_a_request_than_a_small_one() -> None:
