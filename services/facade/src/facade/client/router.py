@@ -1,7 +1,8 @@
 """The client side of a whole DougDB: puts its parts together, and is what routes ask.
 
 ``directory`` knows who owns a key, ``registry`` owns the operations, ``upkeep`` keeps streams, leaders and the map,
-``cluster_status`` tells how the nodes are. Here is the way of an operation, which waits for nothing. Must not know HTTP.
+``cluster_status`` tells how the nodes are. Here is the way of an operation, which waits for nothing. Must not know
+HTTP.
 
 Source: DESIGN 3, 7 and 9.
 """
