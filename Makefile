@@ -110,7 +110,7 @@ test-kube: setup ## The same in a real Kubernetes of one node, without Docker; s
 	$(if $(findstring first_day,$(ARGS)),,-@$(BIN)/python -m tools.kubernetes extras)
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
 
-test-kube-v2: setup ## Install, put, get and remove on cgroup v2, in User Mode Linux; ARGS="-m first_day" adds scenarios
+test-kube-v2: setup ## Install, put, get and remove on cgroup v2, in a virtual machine; ARGS="-m first_day" adds scenarios
 	-@$(BIN)/python tools/helm_tools.py
 	exec $(BIN)/python -m tools.kubernetes.vm $(ARGS)
 

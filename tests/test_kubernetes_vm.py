@@ -50,18 +50,91 @@ def test_it_is_skipped_there_or_fails_where_it_must_run(
     assert capsys.readouterr().err == "kubernetes: skipped: there is no root\n"
 
 
+def test_it_is_skipped_where_debians_kernel_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(folder: Path) -> None:
+        raise subprocess.CalledProcessError(100, ["apt-get", "download"])
+
+    layout = layout_in(tmp_path)
+    layout.bin.mkdir(parents=True)
+    for name in build.missing(layout):
+        (layout.bin / name).touch(mode=0o755)
+    monkeypatch.setenv("DOUGDB_KUBERNETES", str(tmp_path))
+    monkeypatch.delenv("REQUIRE_KUBERNETES", raising=False)
+    monkeypatch.setattr(vm, "unfit", lambda _: "")
+    monkeypatch.setattr(vm, "make_kernel", offline)
+    monkeypatch.setattr(sys, "argv", ["vm"])
+    assert vm.main() == 0
+    assert "skipped: Debian's kernel cannot be had" in capsys.readouterr().err
+
+
 def test_the_trial_has_the_programs_of_this_machine_and_writes_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = layout_in(tmp_path)
     monkeypatch.setenv("PATH", "/a folder/bin:/bin")
-    lines = vm.script(layout, tmp_path / "images", ["-m", "first_day"]).splitlines()
+    lines = vm.script(layout, ["-m", "first_day"]).splitlines()
     assert "export PATH='/a folder/bin:/bin'" in lines
     assert "export DOUGDB_KUBERNETES=/disk/kubernetes" in lines
-    assert f"export DOUGDB_IMAGES={tmp_path}/images" in lines
-    assert f"ln -s {layout.bin} /disk/kubernetes/{layout.version}/bin" in lines
+    assert "export DOUGDB_IMAGES=/disk/kubernetes/images" in lines
     assert shlex.split(lines[-2]) == [sys.executable, "-m", "tools.kubernetes.trial", "-m", "first_day"]
     assert lines[-1] == "echo $? >/result/code"
+
+
+@pytest.mark.parametrize(("helped", "patience"), [(True, "1"), (False, "10")])
+def test_a_slow_machine_is_given_time_and_few_programs(
+    helped: bool, patience: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm, "is_helped", lambda: helped)
+    monkeypatch.delenv("HELM_ARGS", raising=False)
+    lines = vm.script(layout_in(tmp_path), []).splitlines()
+    assert f"export DOUGDB_PATIENCE={patience}" in lines
+    (small,) = (line for line in lines if line.startswith("export HELM_ARGS="))
+    assert "--set=raft.replicas=3" in small
+    monkeypatch.setenv("HELM_ARGS", "--set=shards=2")
+    assert "export HELM_ARGS=--set=shards=2" in vm.script(layout_in(tmp_path), []).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "helped"),
+    [("fpu vmx", True, True), ("fpu svm sse", True, True), ("fpu vmx", False, False), ("fpu vmx_none", True, False)],
+)
+def test_the_processor_helps_only_with_a_device_for_it(flags: str, device: bool, helped: bool, tmp_path: Path) -> None:
+    about = tmp_path / "cpuinfo"
+    about.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    if device:
+        (tmp_path / "kvm").touch()
+    assert vm.is_helped(about, tmp_path / "kvm") is helped
+
+
+def test_the_disk_has_the_programs_and_the_images_that_were_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = layout_in(tmp_path / "cache")
+    layout.bin.mkdir(parents=True)
+    (layout.bin / "kubelet").touch(mode=0o755)
+    held: list[list[str]] = []
+
+    def run(words: Sequence[str], **how: object) -> None:
+        content = Path(words[words.index("-d") + 1])
+        held.append(sorted(str(path.relative_to(content)) for path in content.rglob("*") if path.is_file()))
+
+    monkeypatch.setattr(vm, "save_images", lambda folder: (folder / "built.tar").touch())
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.delenv("DOUGDB_IMAGES", raising=False)
+    vm.make_disk(layout, tmp_path / "disk", tmp_path / "content")
+    (tmp_path / "images").mkdir()
+    for name in ("facade.tar", "raft-node.tar", "other.tar"):
+        (tmp_path / "images" / name).touch()
+    monkeypatch.setenv("DOUGDB_IMAGES", str(tmp_path / "images"))
+    vm.make_disk(layout, tmp_path / "disk", tmp_path / "content")
+    program = f"kubernetes/{layout.version}/bin/kubelet"
+    assert held[0] == [program, "kubernetes/images/built.tar"]
+    assert held[1] == [program, "kubernetes/images/facade.tar", "kubernetes/images/raft-node.tar"]
+    assert (tmp_path / "disk").stat().st_size == vm.DISK_BYTES
+    assert not (tmp_path / "content").exists()
+    assert (layout.bin / "kubelet").exists()
 
 
 def kernel_in(folder: Path) -> Path:
@@ -77,7 +150,7 @@ def test_the_trials_exit_code_is_the_result_and_nothing_of_the_machine_stays(
 ) -> None:
     """None: it has ended before it had one."""
     layout = layout_in(tmp_path)
-    layout.root.mkdir()
+    layout.bin.mkdir(parents=True)
     kernel_in(tmp_path / "vm")
     started: list[Path] = []
 
@@ -86,16 +159,23 @@ def test_the_trials_exit_code_is_the_result_and_nothing_of_the_machine_stays(
             return
         (result,) = (Path(word.split("path=")[1].split(",")[0]) for word in words if "mount_tag=result" in word)
         assert (result.parent / "disk").stat().st_size == vm.DISK_BYTES
-        assert {path.name for path in result.iterdir()} == {"trial.sh", "trial.service"}
+        assert {path.name for path in result.iterdir()} == {"trial.sh", "trial.service", "logs"}
         started.append(result)
+        (result / "logs" / "kubelet.log").write_text(str(code))
         if code is not None:
             (result / "code").write_text(f"{code}\n")
 
     monkeypatch.setattr(vm, "save_images", lambda folder: (folder / "facade.tar").touch())
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.delenv("DOUGDB_IMAGES", raising=False)
+    (tmp_path / "vm" / "logs").mkdir()
+    (tmp_path / "vm" / "logs" / "of-an-earlier-one.log").touch()
     assert vm.run(layout, []) == (1 if code is None else code)
     assert len(started) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [layout.version, "vm"]
+    assert [(path.name, path.read_text()) for path in (tmp_path / "vm" / "logs").iterdir()] == [
+        ("kubelet.log", str(code))
+    ]
 
 
 def test_the_machine_reads_this_one_alone_and_has_no_network(tmp_path: Path) -> None:

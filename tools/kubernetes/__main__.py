@@ -40,9 +40,9 @@ IMAGES_FOLDER = "DOUGDB_IMAGES"
 NAMESPACE = "dougdb"
 TRY = """
 import sys, urllib.request
-url = sys.argv[1]
-urllib.request.urlopen(urllib.request.Request(url, b"world", method="PUT"), timeout=15).read()
-assert urllib.request.urlopen(url, timeout=15).read() == b"world"
+url, timeout_s = sys.argv[1], float(sys.argv[2])
+urllib.request.urlopen(urllib.request.Request(url, b"world", method="PUT"), timeout=timeout_s).read()
+assert urllib.request.urlopen(url, timeout=timeout_s).read() == b"world"
 """
 
 
@@ -125,8 +125,9 @@ def install(layout: Layout) -> int:
     """Installs the chart, with HELM_ARGS, and tries it."""
     begun_s = time.monotonic()
     helm = ("helm", "upgrade", "--install", "dougdb", str(CHART), "--namespace", NAMESPACE, "--create-namespace")
+    limit = ("--timeout", f"{5 * layout.patience}m")
     more = shlex.split(os.environ.get("HELM_ARGS", ""))
-    if run_in(layout, *helm, "--values", str(CHART / "values-kind.yaml"), "--wait", "--timeout", "5m", *more):
+    if run_in(layout, *helm, "--values", str(CHART / "values-kind.yaml"), "--wait", *limit, *more):
         return 1
     service = subprocess.run(
         machine.enter(
@@ -140,10 +141,10 @@ def install(layout: Layout) -> int:
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     url = urllib.parse.urlunsplit(("http", service, "/v1/kv/hello", "", ""))
-    if run_in(layout, sys.executable, "-c", TRY, url):
+    if run_in(layout, sys.executable, "-c", TRY, url, str(15 * layout.patience)):
         return 1
     say(f"put and got hello=world through the Service, {time.monotonic() - begun_s:.0f} s after the installation began")
-    return run_in(layout, "helm", "test", "dougdb", "--namespace", NAMESPACE, "--logs")
+    return run_in(layout, "helm", "test", "dougdb", "--namespace", NAMESPACE, "--logs", *limit)
 
 
 def clear(layout: Layout) -> None:
