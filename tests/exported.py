@@ -77,7 +77,6 @@ def node_registry() -> CollectorRegistry:
     metrics.grpc_started.labels(*call).inc()
     metrics.grpc_handled.labels(*call, "OK").inc()
     metrics.grpc_handling.labels(*call).observe(0.1)
-    metrics.snapshot_damages.labels("0", "chunk").inc()
     # Registered only once there is a certificate.
     Gauge("dougdb_tls_certificate_expiry_timestamp_seconds", "When it ends", registry=metrics.registry).set(1)
     return metrics.registry

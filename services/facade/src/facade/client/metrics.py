@@ -41,7 +41,8 @@ UNMATCHED = "unmatched"
 HEDGE_OUTCOMES = ("sent", "won", "over_budget")
 
 RETRY_REASONS = (
-    *("no_leader", "superseded", "overloaded", "unavailable", "wrong_shard", "silent", "stream_broken", "unanswered"),
+    *("no_leader", "superseded", "overloaded", "disk_full", "unavailable", "not_fresh_enough", "wrong_shard", "silent"),
+    *("stream_broken", "unanswered"),
 )
 
 
