@@ -218,8 +218,7 @@ class Turns:
         """Counts an operation in the window."""
         operation.inside = True
         client.inside += 1
-        if client.inside > client.most:
-            client.most = client.inside
+        client.most = max(client.most, client.inside)
         self._inside += 1
 
     @property
