@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from tools.certs import Authority, write
 
+from doug_stream import front as fronts
 from doug_stream.client import connect, offer_alpn
 from doug_stream.connection import Connection
 from doug_stream.errors import CallError
@@ -22,6 +24,7 @@ from doug_stream.limits import Limits
 from doug_stream.server import Method, Server
 from doug_wire import tls
 from doug_wire.auth.certificates import Certificate, shown_to_grpc
+from doug_wire.networks import network_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.light]
 
@@ -230,13 +233,37 @@ async def test_one_address_leaves_places_to_others() -> None:
 async def test_addresses_of_one_ipv6_network_are_one_in_this() -> None:
     """Whoever has one address of IPv6 has 2^64 of them, and could take all places otherwise."""
     front = Front(Server({PATH: Method(talk(b"own"), same, same)}), ("127.0.0.1", 1), None, 4)
-    waiting = [asyncio.create_task(asyncio.Event().wait()) for _ in range(3)]
-    for number, task in enumerate(waiting):
-        front._deciding[cast("asyncio.Task[None]", task)] = f"2001:db8::{number}"
-    assert not front._has_room("2001:db8::99")
-    assert front._has_room("2001:db8:0:1::99")
-    for task in waiting:
-        task.cancel()
+    with contextlib.ExitStack() as stack:
+        for number in range(4):
+            near, far = (stack.enter_context(each) for each in socket.socketpair())
+            front._take(near, f"2001:db8::{number}")
+            assert (near.fileno() < 0) == (number == 3), "one more is refused at once"
+            del far
+        assert not front._has_room(network_of("2001:db8::99"))
+        assert front._has_room(network_of("2001:db8:0:1::99"))
+        await front.stop()
+    assert front._networks == {}
+
+
+async def test_to_refuse_an_address_takes_no_look_at_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was looked at for each refusal: a stranger with silent connections had a node busy for seconds."""
+    looks = list[str]()
+
+    def looked(address: str) -> str:
+        looks.append(address)
+        return network_of(address)
+
+    monkeypatch.setattr(fronts, "network_of", looked)
+    front = Front(Server({PATH: Method(talk(b"own"), same, same)}), ("127.0.0.1", 1), None, 40)
+    with contextlib.ExitStack() as stack:
+        for number in range(60):
+            near, far = (stack.enter_context(each) for each in socket.socketpair())
+            front._take(near, "192.0.2.1")
+            del far
+        assert front._networks == {"192.0.2.1": 30}
+        assert len(looks) == 60
+        await front.stop()
+    assert front._networks == {}
 
 
 def old_client(authority: Authority, folder: Path, *, alpn: bool) -> ssl.SSLContext:

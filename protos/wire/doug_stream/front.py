@@ -11,7 +11,7 @@ taken off the socket until it is clear who serves it.
 
 Invariants:
     1. A connection that does not say in time what it is, is closed. ``connections_max`` bounds how many there are, and
-       no address has more than three quarters of them.
+       no address has more than three quarters of them. To refuse one more takes no time, however many there are.
     2. Whatever is not clearly for the own server is not.
 
 Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
@@ -72,8 +72,10 @@ class Front:
         self._of_address = max(1, int(PART * connections_max))
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._deciding: dict[asyncio.Task[None], str] = {}
+        self._deciding: set[asyncio.Task[None]] = set()
         self._pipes: set[_Pipe] = set()
+        self._networks: dict[str, int] = {}
+        """How many connections each address has; of IPv6, each network."""
         self._callers: dict[int, str] = {}
 
     def caller(self, peer: str) -> str:
@@ -130,26 +132,28 @@ class Front:
                 self._take(client, peer[0])
 
     def _take(self, client: socket.socket, host: str) -> None:
-        if not self._has_room(host):
+        network = network_of(host)
+        if not self._has_room(network):
             client.close()
             return
         client.setblocking(False)
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.create_task(self._hand_over(client))
-        self._deciding[task] = host
-        task.add_done_callback(lambda done: self._deciding.pop(done, None))
+        held = _Held(self._networks, network)
+        task = asyncio.create_task(self._hand_over(client, held))
+        self._deciding.add(task)
+        task.add_done_callback(lambda done: self._decided(done, held))
 
-    def _has_room(self, host: str) -> bool:
-        """Whether one more connection of an address may be taken; of IPv6, of its network."""
-        if self.connections >= self._connections_max:
-            return False
-        if self.connections < self._of_address:
-            return True  # Nearly always: nobody has to be counted.
-        hosts = [*self._deciding.values(), *(pipe.host for pipe in self._pipes), *self._server.hosts()]
-        return [network_of(each) for each in hosts].count(network_of(host)) < self._of_address
+    def _decided(self, task: asyncio.Task[None], held: _Held) -> None:
+        self._deciding.discard(task)
+        if not held.by_server:
+            held.leave()
 
-    async def _hand_over(self, client: socket.socket) -> None:
+    def _has_room(self, network: str) -> bool:
+        """Whether one more connection of a network may be taken: asked again and again by whoever may not have one."""
+        return self.connections < self._connections_max and self._networks.get(network, 0) < self._of_address
+
+    async def _hand_over(self, client: socket.socket, held: _Held) -> None:
         loop = asyncio.get_running_loop()
         handed = False
         try:
@@ -161,11 +165,13 @@ class Front:
                 handed = True
                 if own:
                     context = None if self._context is None else self._context()
-                    await hand_over(
+                    endpoint = await hand_over(
                         lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
                     )
+                    held.by_server = True
+                    endpoint.closed.add_done_callback(lambda _: held.leave())
                 else:
-                    await self._join(loop, client)
+                    await self._join(loop, client, held)
         except (TimeoutError, OSError):
             # The client sent nothing, or left, or its certificate was refused; it sees the end of the connection.
             return
@@ -173,7 +179,7 @@ class Front:
             if not handed:
                 client.close()
 
-    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:
+    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket, held: _Held) -> None:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)
         near.other, far.other = far, near
         joined = False
@@ -183,13 +189,39 @@ class Front:
             # This must be set before the first byte is passed on.
             self._callers[port] = address_text(client.getpeername())
             far.on_lost = lambda: self._callers.pop(port, None)
-            near.host = client.getpeername()[0]
+            near.on_lost = held.leave
             await hand_over(lambda make: loop.connect_accepted_socket(make, client), lambda: near)
-            joined = True
+            joined = held.by_server = True
         finally:
             if not joined:
                 far.cut()
                 client.close()
+
+
+class _Held:
+    """A connection of a network, as long as it counts.
+
+    Attributes:
+        by_server: Whether one of the two servers has it: then it counts until that has seen its end.
+    """
+
+    def __init__(self, networks: dict[str, int], network: str) -> None:
+        networks[network] = networks.get(network, 0) + 1
+        self._networks = networks
+        self._network = network
+        self._counts = True
+        self.by_server = False
+
+    def leave(self) -> None:
+        """Counts it no more."""
+        if not self._counts:
+            return
+        self._counts = False
+        left = self._networks[self._network] - 1
+        if left:
+            self._networks[self._network] = left
+        else:
+            del self._networks[self._network]
 
 
 class _Pipe(asyncio.Protocol):
@@ -202,8 +234,6 @@ class _Pipe(asyncio.Protocol):
         self._early: list[bytes] = []
         self._over = False
         self.ended = False
-        self.host = ""
-        """The address of the client; empty at the end that leads to grpcio's server."""
         self.on_lost: Callable[[], object] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
