@@ -256,7 +256,7 @@ async def test_to_refuse_an_address_takes_no_look_at_the_connections(monkeypatch
     monkeypatch.setattr(fronts, "network_of", looked)
     front = Front(Server({PATH: Method(talk(b"own"), same, same)}), ("127.0.0.1", 1), None, 40)
     with contextlib.ExitStack() as stack:
-        for number in range(60):
+        for _ in range(60):
             near, far = (stack.enter_context(each) for each in socket.socketpair())
             front._take(near, "192.0.2.1")
             del far

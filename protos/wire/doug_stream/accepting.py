@@ -10,8 +10,8 @@ one of them would be deaf for ever, in a process that looks well. Must not know 
 
 Invariants:
     1. Only an error of the listener itself ends the accepting, and nobody overlooks that.
-    2. One turn of the loop takes ``AT_ONCE`` connections at most, so that those who have one are served, too; and one where
-   each new one makes another one go, so that whoever has come gets to say something before that.
+    2. One turn of the loop takes ``AT_ONCE`` connections at most, so that those who have one are served, too; and one
+       where each new one makes another one go, so that whoever has come gets to say something before that.
 
 Source: accept(2), "Error handling"; libuv's uv__server_io.
 """

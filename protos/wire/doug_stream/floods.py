@@ -1,9 +1,9 @@
 """What a peer may send that costs this end more than it is worth: so much of it at once, and so much each second.
 
-Legitimate peers send little of it: frames without content or with little, heads with very many fields, windows that grow
-although nothing was sent, calls that are reset or refused, frames for calls that are over. Each is cheap for the peer;
-the dearest take this end a hundred times as long as their bytes take the network, and everything else in the process
-waits meanwhile. Must not know frames or streams. Times come in from outside.
+Legitimate peers send little of it: frames without content or with little, heads with very many fields, windows that
+grow although nothing was sent, calls that are reset or refused, frames for calls that are over. Each is cheap for the
+peer; the dearest take this end a hundred times as long as their bytes take the network, and everything else in the
+process waits meanwhile. Must not know frames or streams. Times come in from outside.
 
 Invariant: whatever is counted here ends the connection once it is a flood, and nothing else does.
 
@@ -16,8 +16,8 @@ from doug_stream.codes import ErrorCode
 from doug_stream.errors import ProtocolError
 from doug_stream.limits import Bucket, Limits
 
-FIELDS_OF_ONE = 32
-"""A head counts as one frame with little content for each so many fields: the heads of calls have fewer."""
+FIELDS_FREE = 32
+"""The heads of calls have no more fields. Each one beyond counts as a frame with little content, for it takes as long."""
 
 
 class Floods:
@@ -49,8 +49,8 @@ class Floods:
         Raises:
             ProtocolError: There are too many heads with many of them.
         """
-        if count >= FIELDS_OF_ONE:
-            self._spend(self._control, "too many heads with very many fields", count // FIELDS_OF_ONE)
+        if count > FIELDS_FREE:
+            self._spend(self._control, "too many heads with very many fields", count - FIELDS_FREE)
 
     def refused(self, what: str) -> None:
         """Counts a call, or the frame of one, that is reset, refused or over.

@@ -26,8 +26,8 @@ PART = 3 / 4
 
 
 _Queue = OrderedDict[asyncio.Future[None], None]
-"""Requests that wait, in the order of their turns, by what is done once they have a place. Whoever goes away is found at
-once, however many wait."""
+"""Requests that wait, in the order of their turns, by what is done once they have a place. Whoever goes away is found
+at once, however many wait."""
 
 
 class Places:
