@@ -186,14 +186,14 @@ def test_a_call_that_waits_for_its_own_window_costs_nothing_when_that_of_the_con
     assert not sender.waits
 
 
-def test_frames_of_calls_that_are_over_are_a_flood() -> None:
+@pytest.mark.parametrize("kind", [DATA, HEADERS])
+def test_frames_of_calls_that_are_over_are_a_flood(kind: int) -> None:
     """They were dropped one by one, and never counted: some milliseconds of each piece, and for heads half a second."""
-    for give in (lambda hand: hand.give(DATA, 0, 1, b""), lambda hand: hand.head(1)):
-        hand = Hand(control_burst=20, control_per_s=1.0, resets_burst=20, resets_per_s=1.0)
-        hand.head(1)
-        hand.server.reset(1)
-        events = [event for _ in range(40) for event in give(hand)]
-        assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM]
+    hand = Hand(control_burst=20, control_per_s=1.0, resets_burst=20, resets_per_s=1.0)
+    hand.head(1)
+    hand.server.reset(1)
+    events = [event for _ in range(40) for event in (hand.head(1) if kind == HEADERS else hand.give(DATA, 0, 1))]
+    assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM]
 
 
 def test_content_that_was_under_way_when_its_call_ended_is_no_flood() -> None:

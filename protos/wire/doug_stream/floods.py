@@ -17,7 +17,7 @@ from doug_stream.errors import ProtocolError
 from doug_stream.limits import Bucket, Limits
 
 FIELDS_FREE = 32
-"""The heads of calls have no more fields. Each one beyond counts as a frame with little content, for it takes as long."""
+"""The heads of calls have no more fields. Each one beyond counts as a frame with little content: it takes as long."""
 
 
 class Floods:
