@@ -11,7 +11,7 @@ taken off the socket until it is clear who serves it.
 
 Invariants:
     1. A connection that does not say in time what it is, is closed. ``connections_max`` bounds how many there are, and
-       no address has more than three quarters of them. To refuse one more takes no time, however many there are.
+       no address has more than three quarters of them.
     2. Whatever is not clearly for the own server is not.
 
 Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
@@ -52,7 +52,11 @@ Contexts = Callable[[], ssl.SSLContext]
 
 
 class Front:
-    """Listens on a port."""
+    """Listens on a port.
+
+    Attributes:
+        connections: How many connections there are, those that have not said what they are included.
+    """
 
     def __init__(
         self, server: Server, backend: tuple[str, int], context: Contexts | None, connections_max: int = 4096
@@ -74,9 +78,9 @@ class Front:
         self._accepting: list[asyncio.Task[None]] = []
         self._deciding: set[asyncio.Task[None]] = set()
         self._pipes: set[_Pipe] = set()
-        self._networks: dict[str, int] = {}
-        """How many connections each address has; of IPv6, each network."""
+        self._of_network: dict[str, int] = {}
         self._callers: dict[int, str] = {}
+        self.connections = 0
 
     def caller(self, peer: str) -> str:
         """The true address of a client of grpcio's server.
@@ -87,11 +91,6 @@ class Front:
         """
         port = peer.rpartition(":")[2]
         return self._callers.get(int(port), "unknown") if port.isdecimal() else "unknown"
-
-    @property
-    def connections(self) -> int:
-        """How many connections there are, those that have not said what they are included."""
-        return len(self._deciding) + len(self._pipes) // 2 + len(self._server.endpoints)
 
     @property
     def port(self) -> int:
@@ -132,30 +131,45 @@ class Front:
                 self._take(client, peer[0])
 
     def _take(self, client: socket.socket, host: str) -> None:
-        network = network_of(host)
-        if not self._has_room(network):
+        over = self._begin(network_of(host))
+        if over is None:
             client.close()
             return
         client.setblocking(False)
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        held = _Held(self._networks, network)
-        task = asyncio.create_task(self._hand_over(client, held))
+        task = asyncio.create_task(self._hand_over(client, over))
         self._deciding.add(task)
-        task.add_done_callback(lambda done: self._decided(done, held))
+        task.add_done_callback(self._deciding.discard)
 
-    def _decided(self, task: asyncio.Task[None], held: _Held) -> None:
-        self._deciding.discard(task)
-        if not held.by_server:
-            held.leave()
+    def _begin(self, network: str) -> Callable[[], None] | None:
+        """Counts a connection of an address, or of a network of IPv6; gives what counts it no more, once it has ended.
 
-    def _has_room(self, network: str) -> bool:
-        """Whether one more connection of a network may be taken: asked again and again by whoever may not have one."""
-        return self.connections < self._connections_max and self._networks.get(network, 0) < self._of_address
+        None if there is no room for it. This looks at no other connection: a crowd is taken in one turn of the loop.
+        """
+        if self.connections >= self._connections_max or self._of_network.get(network, 0) >= self._of_address:
+            return None
+        self.connections += 1
+        self._of_network[network] = self._of_network.get(network, 0) + 1
+        goes_on = True
 
-    async def _hand_over(self, client: socket.socket, held: _Held) -> None:
+        def over() -> None:
+            nonlocal goes_on
+            if goes_on:
+                goes_on = False
+                self._end(network)
+
+        return over
+
+    def _end(self, network: str) -> None:
+        self.connections -= 1
+        self._of_network[network] -= 1
+        if not self._of_network[network]:
+            del self._of_network[network]
+
+    async def _hand_over(self, client: socket.socket, over: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        handed = False
+        handed = goes_on = False
         try:
             async with asyncio.timeout(_DECIDE_S):
                 look = is_own_plaintext if self._context is None else is_own_hello
@@ -168,18 +182,20 @@ class Front:
                     endpoint = await hand_over(
                         lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
                     )
-                    held.by_server = True
-                    endpoint.closed.add_done_callback(lambda _: held.leave())
+                    endpoint.closed.add_done_callback(lambda _: over())
                 else:
-                    await self._join(loop, client, held)
+                    await self._join(loop, client, over)
+                goes_on = True
         except (TimeoutError, OSError):
             # The client sent nothing, or left, or its certificate was refused; it sees the end of the connection.
             return
         finally:
+            if not goes_on:
+                over()
             if not handed:
                 client.close()
 
-    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket, held: _Held) -> None:
+    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket, over: Callable[[], None]) -> None:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)
         near.other, far.other = far, near
         joined = False
@@ -189,39 +205,13 @@ class Front:
             # This must be set before the first byte is passed on.
             self._callers[port] = address_text(client.getpeername())
             far.on_lost = lambda: self._callers.pop(port, None)
-            near.on_lost = held.leave
+            near.on_lost = over
             await hand_over(lambda make: loop.connect_accepted_socket(make, client), lambda: near)
-            joined = held.by_server = True
+            joined = True
         finally:
             if not joined:
                 far.cut()
                 client.close()
-
-
-class _Held:
-    """A connection of a network, as long as it counts.
-
-    Attributes:
-        by_server: Whether one of the two servers has it: then it counts until that has seen its end.
-    """
-
-    def __init__(self, networks: dict[str, int], network: str) -> None:
-        networks[network] = networks.get(network, 0) + 1
-        self._networks = networks
-        self._network = network
-        self._counts = True
-        self.by_server = False
-
-    def leave(self) -> None:
-        """Counts it no more."""
-        if not self._counts:
-            return
-        self._counts = False
-        left = self._networks[self._network] - 1
-        if left:
-            self._networks[self._network] = left
-        else:
-            del self._networks[self._network]
 
 
 class _Pipe(asyncio.Protocol):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import Iterable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import orjson
 import pytest
 
 from facade.errors import BadRequestError
 from facade.routes import body
+from facade.routes.batch import BatchApp
 
 
 def receiver(messages: Iterable[dict[str, Any]]) -> body.Receive:
@@ -127,3 +129,28 @@ def test_a_name_that_comes_twice_is_found_without_a_look_at_all_pairs() -> None:
     with pytest.raises(BadRequestError, match="names '999' twice"):
         body._check_names([(name, None) for name, _ in pairs])
     assert Name.compared < 2000
+
+
+async def test_a_long_line_in_small_pieces_is_not_copied_with_each_of_them() -> None:
+    """A client that sent a mebibyte in thousands of pieces had a facade copy gigabytes."""
+    size, pieces = 1 << 20, 64
+    held: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        if len(held) == pieces:
+            return chunk(b'"}\n', more=False)
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.reset_peak()
+        begin = b'{"op":"put","key":"k","value":"' if len(held) == 1 else b""
+        return chunk(begin + b"v" * (size // pieces), more=True)
+
+    tracemalloc.start()
+    try:
+        app = cast("BatchApp", SimpleNamespace(_body_timeout_s=1.0))
+        (group,) = [group async for group in BatchApp._groups(app, receive)]
+    finally:
+        tracemalloc.stop()
+    (part,) = group
+    assert not isinstance(part.wanted, BadRequestError)
+    assert len(cast("Any", part.wanted).value) == size
+    assert max(held) < 1.5 * size
