@@ -15,10 +15,10 @@ from facade.errors import BadRequestError, NotAppliedError
 
 BODY_WINDOW_S = 5.0
 """The time in which a body must grow by the least rate."""
-PIECE_BYTES = 256
-"""The size below which a piece of a body takes longer than its bytes."""
+PIECE_BYTES = 16
+"""The size below which a piece of a body is no line of anything, and takes much longer than its bytes."""
 PIECES_BURST, PIECES_PER_S = 4096, 1000.0
-"""How many such pieces of a connection may come at once, and each second: whoever sends a line at a time needs fewer."""
+"""How many such pieces of one connection may come at once, and each second."""
 
 
 class Progress:
