@@ -3,7 +3,7 @@
 A deadline alone lets one byte now and then hold memory for ever, or for as long as it is generous to slow lines. So in
 every window a least number of bytes must have moved. Must not know sockets.
 
-Source: reliability.md, part 5.
+Source: docs/operations.md, Limits of clients.
 """
 
 from __future__ import annotations
