@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from access_matrix import (
@@ -77,7 +78,7 @@ async def test_all_that_operators_do_or_try_is_in_the_audit_log(clients: Clients
             for verb in (*sorted(rule.need), Verb.METRICS):
                 token, before = await clients.token(verb.value), len(path.read_text().splitlines())
                 principal = (await clients.send(token, "GET", "/v1/auth/whoami")).json()["principal"]
-                body = None if method in ("GET", "HEAD") else {}
+                body: Any = None if method in ("GET", "HEAD") else {}
                 answer = await clients.send(token, method, target, body, **{"x-request-id": f"mine-{verb.name}"})
                 lines = [json.loads(line) for line in path.read_text().splitlines()[before:]]
                 (line,) = [each for each in lines if each["event"] in ("admin", "refused")]

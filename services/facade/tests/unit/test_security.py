@@ -31,10 +31,15 @@ def mutual(tmp_path: Path) -> dict[str, Any]:
     return {"tls_mode": "mutual", "auth_client_ca_file": str(tmp_path / "people.crt"), **found}
 
 
+def settings_of(**settings: Any) -> Settings:
+    """Settings of a facade with one node on loopback."""
+    return Settings(nodes={0: {"n": "127.0.0.1:1"}}, **settings)
+
+
 def warnings_of(**settings: Any) -> dict[str, Any]:
     """The warnings at the start of a facade, by name."""
     with capture_logs() as lines:
-        security.load(Settings(nodes={0: {"n": "127.0.0.1:1"}}, **settings))
+        security.load(settings_of(**settings))
     assert {line["log_level"] for line in lines} <= {"warning"}
     return {line["event"]: line for line in lines}
 
@@ -90,12 +95,12 @@ def test_tokens_that_would_travel_in_plaintext_are_warned_of(mutual: dict[str, A
 @pytest.mark.parametrize("modes", ["", ",", "none,token", "mtls, none", "none,none", "password", "token,password"])
 def test_none_is_no_mode_beside_others(modes: str) -> None:
     with pytest.raises(ValidationError, match="auth_mode"):
-        Settings(nodes={0: {"n": "127.0.0.1:1"}}, auth_mode=modes)
+        settings_of(auth_mode=modes)
 
 
 def test_modes_combine() -> None:
     for modes in ("token", "token,mtls", " oidc , token ", "token,mtls,oidc"):
-        settings = Settings(nodes={0: {"n": "127.0.0.1:1"}}, auth_mode=modes)
+        settings = settings_of(auth_mode=modes)
         assert settings.auth_mode == tuple(part.strip() for part in modes.split(","))
         assert settings.guarded
-    assert not Settings(nodes={0: {"n": "127.0.0.1:1"}}).guarded
+    assert not settings_of().guarded

@@ -199,7 +199,7 @@ class Calling(Call):
 
 def sent_by(method: MethodDescriptor, sender: NodeId) -> Any:
     """A message of a method, from a sender."""
-    message = GetMessageClass(method.input_type)()
+    message: Any = GetMessageClass(method.input_type)()
     holder = message if "envelope" in method.input_type.fields_by_name else message.header
     holder.envelope.CopyFrom(envelope(sender))
     return message
