@@ -17,7 +17,7 @@ MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint bandit audit types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
-.PHONY: test-containers test-cluster test-kind test-kube kube-up kube-down
+.PHONY: test-containers test-cluster test-kind test-kube test-kube-v2 kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package version release images base-image kind-up kind-down minikube-up
 .PHONY: bench bench-console bench-scan bench-storage bench-stall bench-replay bench-tools fuzz-storage fuzz-tools fuzz-api generator-tools browser-tools stream-tools
@@ -109,6 +109,10 @@ test-kube: setup ## The same in a real Kubernetes of one node, without Docker; s
 	-@$(BIN)/python tools/helm_tools.py
 	$(if $(findstring first_day,$(ARGS)),,-@$(BIN)/python -m tools.kubernetes extras)
 	exec $(BIN)/python -m tools.kubernetes test $(ARGS)
+
+test-kube-v2: setup ## Install, put, get and remove on cgroup v2, in a virtual machine; ARGS="-m first_day" adds scenarios
+	-@$(BIN)/python tools/helm_tools.py
+	exec $(BIN)/python -m tools.kubernetes.vm $(ARGS)
 
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not simulation and not integration and not slow and not seconds" $(MEMBER_TESTS) tests

@@ -277,15 +277,17 @@ def test_the_root_hands_down_what_it_did_before(
     """Save what somebody else began to use in the meantime."""
     layout = layout_in(tmp_path / "cache")
     fit_machine(layout, monkeypatch)
-    groups = unified_groups(tmp_path / "groups", monkeypatch, "cpuset cpu io memory hugetlb pids", "memory pids")
+    every = "cpuset cpu io memory hugetlb pids rdma misc"
+    groups = unified_groups(tmp_path / "groups", monkeypatch, every, "memory pids")
     kernel = Kernel(groups / HANDED_DOWN, used)
 
     def write(path: Path, text: str) -> int:
         return kernel.take(path, text)
 
     monkeypatch.setattr(Path, "write_text", write)
-    # Namespaces could be made, but what is to hold them ends.
-    monkeypatch.setattr(machine, "UNSHARE", ("sh", "-c", '[ "$0" = true ]'))
+    # Namespaces could be made, but what is to hold them ends; before, runc hands down all there is.
+    runc = f"echo {every} >{groups / HANDED_DOWN}; exit 1"
+    monkeypatch.setattr(machine, "UNSHARE", ("sh", "-c", f'[ "$0" = true ] || {{ {runc}; }}'))
     with pytest.raises(machine.Broken, match="no namespaces"):
         machine.up(layout)
     assert sorted((groups / HANDED_DOWN).read_text().split()) == after.split()

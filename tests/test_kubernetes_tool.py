@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -71,6 +72,8 @@ def test_each_version_has_a_folder_of_its_own(tmp_path: Path) -> None:
         {"KUBERNETES_VERSION": "1.34"},
         {"KUBERNETES_VERSION": "latest"},
         {"DNS_TTL": "5s"},
+        {"DOUGDB_PATIENCE": "0"},
+        {"DOUGDB_PATIENCE": "2.5"},
         {"KUBERNETES_VERSION": "2.0.0"},
     ],
 )
@@ -78,6 +81,25 @@ def test_what_is_no_version_or_number_is_refused(wrong: dict[str, str], tmp_path
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         layout_in(tmp_path, **wrong)
+
+
+def test_a_slow_machine_is_given_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_in(tmp_path, DOUGDB_PATIENCE="10")
+    layout.logs.mkdir(parents=True)
+    (layout.logs / "kubelet.log").write_text("still starting")
+    now_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr(inside, "pid_of", lambda _: 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "sleep", sleep)
+    inside.wait_for(layout, "kubelet", lambda: now_s > 1100, 120)
+    assert 1100 < now_s < 1105
+    with pytest.raises(TimeoutError, match="kubelet is not ready within 1200 s, or has ended:\nstill starting"):
+        inside.wait_for(layout, "kubelet", lambda: False, 120)
 
 
 def test_what_is_built_is_not_built_again(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ metrics server and an enforcer of network policies, which ``start`` starts, and 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -34,12 +35,14 @@ from tools.version import one_version
 
 SCENARIOS = "tests/integration/kubernetes/cluster"
 IMAGES = ("raft-node", "facade")
+IMAGES_FOLDER = "DOUGDB_IMAGES"
+"""Names a folder whose archives of both images, ``raft-node.tar`` and ``facade.tar``, are taken; none is built."""
 NAMESPACE = "dougdb"
 TRY = """
 import sys, urllib.request
-url = sys.argv[1]
-urllib.request.urlopen(urllib.request.Request(url, b"world", method="PUT"), timeout=15).read()
-assert urllib.request.urlopen(url, timeout=15).read() == b"world"
+url, timeout_s = sys.argv[1], float(sys.argv[2])
+urllib.request.urlopen(urllib.request.Request(url, b"world", method="PUT"), timeout=timeout_s).read()
+assert urllib.request.urlopen(url, timeout=timeout_s).read() == b"world"
 """
 
 
@@ -87,8 +90,8 @@ def prepare_engine() -> None:
         os.environ.setdefault("CONTAINERS_CONF", str(machine.ROOT / "tools" / "containers" / "containers.conf"))
 
 
-def load(layout: Layout) -> None:
-    """Builds both images and gives them to the node."""
+def save_images(folder: Path) -> None:
+    """Builds both images, and writes an archive of each into a folder."""
     program = engine()
     script = subprocess.run(
         ["sh", "tools/images.sh"], cwd=machine.ROOT, capture_output=True, text=True, check=False,
@@ -96,22 +99,35 @@ def load(layout: Layout) -> None:
     )  # fmt: skip
     if script.returncode:
         raise machine.Unfit(f"the images cannot be built (make base-image): {script.stderr[-1500:].strip()}")
-    with tempfile.TemporaryDirectory() as folder:
+    for name in IMAGES:
+        archive = str(folder / f"{name}.tar")
+        subprocess.run([program, "save", "--output", archive, image_of(name)], check=True, capture_output=True)
+
+
+def image_of(name: str) -> str:
+    """The name of an image in the cluster."""
+    return f"docker.io/dougdb/{name}:{one_version()}"
+
+
+def load(layout: Layout) -> None:
+    """Gives both images to the node; builds them unless there are archives of them."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(os.environ.get(IMAGES_FOLDER) or made)
+        if folder == Path(made):
+            save_images(folder)
         for name in IMAGES:
-            archive = Path(folder, f"{name}.tar")
-            image = f"docker.io/dougdb/{name}:{one_version()}"
-            subprocess.run([program, "save", "--output", str(archive), image], check=True, capture_output=True)
-            machine.call(layout, "load", str(archive))
-            archive.unlink()
+            machine.call(layout, "load", str(folder / f"{name}.tar"))
             # The same image as another version, for a scenario that upgrades.
-            machine.call(layout, "tag", image, f"{image}-next")
+            machine.call(layout, "tag", image_of(name), f"{image_of(name)}-next")
 
 
 def install(layout: Layout) -> int:
-    """Installs the chart and tries it."""
+    """Installs the chart, with HELM_ARGS, and tries it."""
     begun_s = time.monotonic()
     helm = ("helm", "upgrade", "--install", "dougdb", str(CHART), "--namespace", NAMESPACE, "--create-namespace")
-    if run_in(layout, *helm, "--values", str(CHART / "values-kind.yaml"), "--wait", "--timeout", "5m"):
+    limit = ("--timeout", f"{5 * layout.patience}m")
+    more = shlex.split(os.environ.get("HELM_ARGS", ""))
+    if run_in(layout, *helm, "--values", str(CHART / "values-kind.yaml"), "--wait", *limit, *more):
         return 1
     service = subprocess.run(
         machine.enter(
@@ -125,10 +141,10 @@ def install(layout: Layout) -> int:
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     url = urllib.parse.urlunsplit(("http", service, "/v1/kv/hello", "", ""))
-    if run_in(layout, sys.executable, "-c", TRY, url):
+    if run_in(layout, sys.executable, "-c", TRY, url, str(15 * layout.patience)):
         return 1
     say(f"put and got hello=world through the Service, {time.monotonic() - begun_s:.0f} s after the installation began")
-    return run_in(layout, "helm", "test", "dougdb", "--namespace", NAMESPACE, "--logs")
+    return run_in(layout, "helm", "test", "dougdb", "--namespace", NAMESPACE, "--logs", *limit)
 
 
 def clear(layout: Layout) -> None:
@@ -155,7 +171,8 @@ def test(layout: Layout, words: list[str]) -> int:
     try:
         if reason := machine.taken(layout):
             raise machine.Broken(reason)
-        engine()
+        if not os.environ.get(IMAGES_FOLDER):
+            engine()
         up(layout, os.getpid())
     except machine.Unfit as unfit:
         say(f"skipped: {unfit}")

@@ -114,12 +114,14 @@ def wait_for(layout: Layout, name: str, condition: Callable[[], bool], seconds: 
     Raises:
         TimeoutError: It is not, or it has ended; the message has the end of its log.
     """
-    ends_s = time.monotonic() + seconds
+    limit_s = seconds * layout.patience
+    ends_s = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > ends_s or not pid_of(name):
             log = (layout.logs / f"{name}.log").read_text(errors="replace")
-            raise TimeoutError(f"{name} is not ready within {seconds:g} s, or has ended:\n{log[-3000:]}")
-        time.sleep(0.2)
+            raise TimeoutError(f"{name} is not ready within {limit_s:g} s, or has ended:\n{log[-3000:]}")
+        # To look may start a program, which a slow machine must not do all the time.
+        time.sleep(0.2 * layout.patience)
 
 
 # -- the cluster ------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Layout:
     version: str
     dns_version: str
     dns_ttl_s: int
+    patience: int = 1
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Layout:
@@ -50,7 +51,9 @@ class Layout:
 
         Args:
             environment: ``KUBERNETES_VERSION``, ``COREDNS_VERSION``, ``DNS_TTL`` (seconds for which an answer is kept,
-                a no as well; kubeadm's clusters have 30) and ``DOUGDB_KUBERNETES`` (the folder of all versions).
+                a no as well; kubeadm's clusters have 30), ``DOUGDB_PATIENCE`` (how many times slower than others this
+                machine is; limits of time are so many times longer) and ``DOUGDB_KUBERNETES`` (the folder of all
+                versions).
 
         Raises:
             ValueError: A version or a number is none.
@@ -62,9 +65,12 @@ class Layout:
         ttl = environment.get("DNS_TTL", "5")
         if not ttl.isdigit():
             raise ValueError(f"DNS_TTL is {ttl!r}, not a number of seconds")
+        patience = environment.get("DOUGDB_PATIENCE", "1")
+        if not patience.isdigit() or patience == "0":
+            raise ValueError(f"DOUGDB_PATIENCE is {patience!r}, not a number from 1 on")
         cache = environment.get("DOUGDB_KUBERNETES", "") or str(Path.home() / ".cache" / "dougdb-kubernetes")
         dns_version = environment.get("COREDNS_VERSION", DNS).removeprefix("v")
-        return cls(Path(cache).absolute() / version, version, dns_version, int(ttl))
+        return cls(Path(cache).absolute() / version, version, dns_version, int(ttl), int(patience))
 
     @property
     def minor(self) -> int:

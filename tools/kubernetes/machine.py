@@ -395,11 +395,14 @@ def make_group() -> None:
 
 
 def _take_back(layout: Layout) -> None:
-    """Has the root cgroup of v2 hand down what it did before the cluster was there."""
+    """Has the root cgroup of v2 hand down what it did before the cluster was there.
+
+    With the first container runc has every group above it hand down all that there is, whether or not it is used.
+    """
     note = layout.root / "controllers"
     if not note.exists():
         return
-    for name in sorted(_words(GROUPS / HANDED_DOWN) & set(CONTROLLERS_V2) - _words(note)):
+    for name in sorted(_words(GROUPS / HANDED_DOWN) - _words(note)):
         # Somebody else may have begun to use it.
         with contextlib.suppress(OSError):
             (GROUPS / HANDED_DOWN).write_text(f"-{name}")

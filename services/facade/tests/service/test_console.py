@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from turns import counted_turns
 
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
@@ -236,40 +237,23 @@ async def test_requests_are_let_in_between_the_pieces_of_a_look(
         return {shard: [(node, status)] * 5 for shard in range(1000)}
 
     monkeypatch.setattr(facade.router.cluster, "read", read)
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    waiting = asyncio.create_task(others())
-    await look(facade)
-    waiting.cancel()
+    async with counted_turns() as turns:
+        await look(facade)
     # Both for browsers and for the last hour, which has 64 of the shards.
-    assert turns >= (5000 + 64 * 5) / PIECE_NODES
+    assert turns.count >= (5000 + 64 * 5) / PIECE_NODES
     assert len(json.loads(facade.application.console.collector.state)["shards"]) == 1000
 
 
 async def test_many_nodes_are_asked_some_at_a_time() -> None:
     begun: list[int] = []
-    turn = 0
+    async with counted_turns() as turns:
 
-    async def call(number: int) -> int:
-        begun.append(turn)
-        await asyncio.sleep(0)
-        return number
-
-    async def others() -> None:
-        nonlocal turn
-        while True:
+        async def call(number: int) -> int:
+            begun.append(turns.count)
             await asyncio.sleep(0)
-            turn += 1
+            return number
 
-    waiting = asyncio.create_task(others())
-    assert await cluster_status._all_of(call(number) for number in range(1000)) == list(range(1000))
-    waiting.cancel()
+        assert await cluster_status._all_of(call(number) for number in range(1000)) == list(range(1000))
     assert max(Counter(begun).values()) <= cluster_status.BEGUN_AT_ONCE
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Iterable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from facade.errors import BadRequestError
 from facade.routes import body
+from facade.routes.batch import BatchApp
 
 
 def receiver(messages: Iterable[dict[str, Any]]) -> body.Receive:
@@ -77,3 +80,28 @@ def test_json_is_read_strictly() -> None:
 def test_an_endless_body_ends_the_connection() -> None:
     assert body.too_large(5, 6).headers == ()
     assert body.too_large(5, 1 << 40).headers == ((b"connection", b"close"),)
+
+
+async def test_a_long_line_in_small_pieces_is_not_copied_with_each_of_them() -> None:
+    """A client that sent a mebibyte in thousands of pieces had a facade copy gigabytes."""
+    size, pieces = 1 << 20, 64
+    held: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        if len(held) == pieces:
+            return chunk(b'"}\n', more=False)
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.reset_peak()
+        begin = b'{"op":"put","key":"k","value":"' if len(held) == 1 else b""
+        return chunk(begin + b"v" * (size // pieces), more=True)
+
+    tracemalloc.start()
+    try:
+        app = cast("BatchApp", SimpleNamespace(_body_timeout_s=1.0))
+        (group,) = [group async for group in BatchApp._groups(app, receive)]
+    finally:
+        tracemalloc.stop()
+    (part,) = group
+    assert not isinstance(part.wanted, BadRequestError)
+    assert len(cast("Any", part.wanted).value) == size
+    assert max(held) < 1.5 * size

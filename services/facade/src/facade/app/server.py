@@ -227,7 +227,7 @@ async def serve(
         if application.console is not None:
             background.append(group.create_task(application.console.collector.run()))
         if certificates is not None:
-            security.show_expiry(certificates, metrics.registry)
+            metrics.tell_expiry(certificates.expires_s)
             watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
             background.append(group.create_task(watch))
         log.info("facade.started", listen=[str(address) for address in settings.addresses])

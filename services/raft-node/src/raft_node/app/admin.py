@@ -83,6 +83,8 @@ class _Bounded(H11Protocol):
         self._since_s = self.loop.time()
         if len(self.connections) > self.connections_max:
             silent = [each for each in self.connections if isinstance(each, _Bounded) and each.is_silent]
+            # One that has made room already is there until the loop turns: of a crowd, each needs room of its own.
+            silent = [each for each in silent if not each.transport.is_closing()]
             min(silent, key=lambda each: each._since_s, default=self).transport.abort()
         self.loop.call_later(HEAD_S, self._check)
 

@@ -11,7 +11,9 @@ Source: docs/operations.md, Limits of clients.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -33,40 +35,44 @@ def few(handler: Handler) -> Handler:
         return handler
     codecs = (handler.request_deserializer, handler.response_serializer)
     serves: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-    going_on = 0
+    calls = _Calls(ASKING_MAX if handler.request_streaming else WATCHING_MAX)
 
     async def asked(requests: Any, context: Context) -> None:
-        nonlocal going_on
-        if going_on >= ASKING_MAX:
-            await _refuse(context, ASKING_MAX)
-        going_on += 1
-        try:
-            async with asyncio.timeout(ASKING_S):
-                async for answer in serves(requests, context):
-                    await context.write(answer)
-        except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"such a call lasts for {ASKING_S:g} s at most")
-        finally:
-            going_on -= 1
+        async with calls.one(context):
+            try:
+                async with asyncio.timeout(ASKING_S):
+                    async for answer in serves(requests, context):
+                        await context.write(answer)
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"such a call lasts for {ASKING_S:g} s at most")
 
     async def watched(request: Any, context: Context) -> None:
-        nonlocal going_on
-        if going_on >= WATCHING_MAX:
-            await _refuse(context, WATCHING_MAX)
-        going_on += 1
-        try:
+        async with calls.one(context):
             await serves(request, context)
-        finally:
-            going_on -= 1
 
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(asked, *codecs)
     return grpc.unary_stream_rpc_method_handler(watched, *codecs)
 
 
-async def _refuse(context: Context, most: int) -> NoReturn:
-    await context.abort(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f"OVERLOADED: there are {most} such calls at a time at most",
-        (("doug-code", "OVERLOADED"),),
-    )
+class _Calls:
+    """The calls of one method that go on."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+
+    @asynccontextmanager
+    async def one(self, context: Context) -> AsyncIterator[None]:
+        """Counts a call while the block runs; aborts it if there are too many."""
+        if self._count >= self._most:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"OVERLOADED: there are {self._most} such calls at a time at most",
+                (("doug-code", "OVERLOADED"),),
+            )
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
