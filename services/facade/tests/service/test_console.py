@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from turns import counted_turns
 
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
+from facade.console import app as console_app
 from facade.console.assets import STATIC, load
 from facade.console.collector import LIVE_S, MINUTE_S, Collector
 from facade.console.history import STEP_S
@@ -176,6 +178,23 @@ async def test_the_stream_tells_what_is_new_and_ends_with_the_facade(make_facade
         collector.close()
         assert [line async for line in lines if line.startswith("data: ")] == []
     await facade.until(lambda: collector.watchers == 0, "nobody looks any more")
+
+
+async def test_one_client_leaves_consoles_to_others(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets all states, which count for no rate: whoever may look could open any number."""
+    monkeypatch.setattr(console_app, "STREAMS_MAX", 4)
+    facade = await make_facade(nodes=1)
+    await facade.use_sockets()
+    async with AsyncExitStack() as streams:
+        for _ in range(3):
+            answer = await streams.enter_async_context(facade.http.stream("GET", "/v1/console/stream"))
+            assert answer.status_code == 200
+        refused = await facade.http.get("/v1/console/stream")
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert "retry-after" in refused.headers
+    await facade.until(lambda: facade.application.console.collector.watchers == 0, "nobody looks any more")
+    async with facade.http.stream("GET", "/v1/console/stream") as answer:
+        assert answer.status_code == 200
 
 
 @pytest.mark.usefixtures("each_look_asks")

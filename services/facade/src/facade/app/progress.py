@@ -9,6 +9,10 @@ Source: reliability.md, part 5.
 from __future__ import annotations
 
 from facade.client.turns import RESERVE
+from facade.errors import NotAppliedError
+
+BODY_WINDOW_S = 5.0
+"""The time in which a body must grow by the least rate."""
 
 
 class Progress:
@@ -74,8 +78,59 @@ class Account:
         """Whether the limit is reached, so that it has to be asked for whom there is still room."""
         return self.held > self.limit
 
-    def full_for(self, address: str) -> bool:
-        """Whether no more bytes may be held for an address."""
-        if not self.full:
+    def full_for(self, address: str, more: int = 0) -> bool:
+        """Whether no more bytes may be held for an address, or not so many more."""
+        held = self.held + more
+        if held <= self.limit:
             return False
-        return self.held > (1 + RESERVE) * self.limit or self._of.get(address, 0) > self.limit
+        return held > (1 + RESERVE) * self.limit or self._of.get(address, 0) + more > self.limit
+
+
+class Bodies:
+    """The bodies of one connection that are arriving, one after the other."""
+
+    __slots__ = ("_account", "_address", "_held", "_moved", "_progress")
+
+    def __init__(self, account: Account, address: str) -> None:
+        """Begins without any; ``account`` counts those of all connections, and ``address`` is this one's."""
+        self._account = account
+        self._address = address
+        self._progress = Progress()
+        self._moved = self._held = 0
+
+    def has_room(self, size: int = 0) -> bool:
+        """Whether there is room for so many bytes more."""
+        return not self._account.full_for(self._address, size)
+
+    def count(self, size: int) -> None:
+        """Counts bytes that have arrived: those that are only announced hold no room."""
+        self._moved += size
+        self._held += size
+        self._account.add(self._address, size)
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that have arrived, and are a body.
+
+        Raises:
+            NotAppliedError: There is no room for them.
+        """
+        self.count(size)
+        if not self.has_room():
+            self._account.refused += 1
+            raise NotAppliedError("overloaded", "Too many bodies are being received.")
+
+    def release(self) -> None:
+        """Counts what has arrived no more."""
+        self._account.add(self._address, -self._held)
+        self._held = 0
+
+    def begin(self, now_s: float) -> None:
+        """Begins to wait for bytes."""
+        self._progress.begin(now_s, self._moved)
+
+    def is_too_slow(self, now_s: float, bytes_per_s: int, *, reads: bool) -> bool:
+        """Whether too few bytes have come in time; ``reads`` is whether the facade takes any now."""
+        if not reads:
+            self.begin(now_s)
+            return False
+        return self._progress.is_too_slow(now_s, self._moved, BODY_WINDOW_S, bytes_per_s)

@@ -240,6 +240,7 @@ class BatchApp(RawApp):
             parts.append(parse_part(place, operation))
             if place % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+        del document, operations  # They may take several times the bytes that are counted.
         started_s = perf_counter()
         with self.fanout.room() as room:
             outcomes = await self.fanout.run(parts, self._wishes(options), session, room)

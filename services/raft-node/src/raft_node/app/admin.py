@@ -45,9 +45,13 @@ class _Server(uvicorn.Server):
         """Listens by ``Listening``, as uvicorn does not."""
         factory: Callable[..., Any] = self.config.http_protocol_class
         make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
-        self._listening = Listening(make, self.config.ssl, lambda: self.connections_max, HEAD_S)
+        self._listening = Listening(make, self.config.ssl, lambda: self.connections_max, HEAD_S, self._free)
         self.servers = await self._listening.start(sockets or (), self.config.backlog)
         self.started = True
+
+    def _free(self) -> int:
+        """How many more connections there may be before each new one has a silent one end."""
+        return self.connections_max - len(self.server_state.connections)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets nobody in any more, then as uvicorn does."""

@@ -3,7 +3,7 @@
 gRPC takes a whole message of each stream of requests into memory, and keeps a task for each watch. What is called once
 and answered has its request read like any other (``raft_node.rpc.requests``). Must not know what the services do.
 
-Invariant: what is refused holds nothing, and a call that has ended holds nothing.
+Invariants: (1) what is refused holds nothing, and a call that has ended holds nothing; (2) no caller has all of them.
 
 Source: docs/operations.md, Limits of clients.
 """
@@ -11,7 +11,8 @@ Source: docs/operations.md, Limits of clients.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -24,18 +25,25 @@ ASKING_S = 60.0
 """How long such a stream may last."""
 WATCHING_MAX = 256
 """How many streams of answers there may be of a method."""
+PART = 3 / 4
+"""The part of them that one caller may have."""
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def few(handler: Handler) -> Handler:
-    """The same method, so many of whose calls go on at a time; one that is called once and answered as it is."""
+def few(handler: Handler, caller_of: Callable[[Context], str]) -> Handler:
+    """The same method, so many of whose calls go on at a time; one that is called once and answered as it is.
+
+    Args:
+        handler: The method.
+        caller_of: Tells whose a call is.
+    """
     if not handler.response_streaming:
         return handler
     codecs = (handler.request_deserializer, handler.response_serializer)
     serves: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-    calls = _Calls(ASKING_MAX if handler.request_streaming else WATCHING_MAX)
+    calls = _Calls(ASKING_MAX if handler.request_streaming else WATCHING_MAX, caller_of)
 
     async def asked(requests: Any, context: Context) -> None:
         async with calls.one(context):
@@ -58,21 +66,27 @@ def few(handler: Handler) -> Handler:
 class _Calls:
     """The calls of one method that go on."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._count = 0
+    def __init__(self, most: int, caller_of: Callable[[Context], str]) -> None:
+        self._most, self._of_one = most, max(1, int(PART * most))
+        self._caller_of = caller_of
+        self._callers: Counter[str] = Counter()
 
     @asynccontextmanager
     async def one(self, context: Context) -> AsyncIterator[None]:
-        """Counts a call while the block runs; aborts it if there are too many."""
-        if self._count >= self._most:
+        """Counts a call while the block runs; aborts it if there are too many, or its caller has too many."""
+        caller = self._caller_of(context)
+        full = self._callers.total() >= self._most
+        if full or self._callers[caller] >= self._of_one:
+            who, most = ("there are", self._most) if full else ("one caller has", self._of_one)
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"OVERLOADED: there are {self._most} such calls at a time at most",
+                f"OVERLOADED: {who} {most} such calls at a time at most",
                 (("doug-code", "OVERLOADED"),),
             )
-        self._count += 1
+        self._callers[caller] += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller]
