@@ -254,8 +254,8 @@ async def test_no_method_hears_who_is_not_proven_to_be_a_member(
         refused = await called(sender, *names)
         assert "certificate" in refused or "no member" in refused, (sender, names, refused)
         assert received == []
-    heard = await called(B, "b")
-    assert "certificate" not in heard and "no member" not in heard
+    ended = await called(B, "b")
+    assert "certificate" not in ended and "no member" not in ended
 
 
 async def test_no_sender_fills_a_disk_with_what_it_calls_itself() -> None:
