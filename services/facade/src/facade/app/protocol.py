@@ -364,13 +364,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body; drops it if the request is answered already."""
         if self._hot is not None:
-            self._bodies.hold(len(body))
+            self._bodies.hold(len(body), self.loop.time())
             self._hot.body.append(body)
             return
         exchange = self._receiving
         if exchange is None or exchange.response_complete:
             return
-        self._bodies.hold(len(body))
+        self._bodies.hold(len(body), self.loop.time())
         exchange.body += body
         if len(exchange.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
