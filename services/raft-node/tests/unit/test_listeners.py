@@ -100,26 +100,6 @@ async def test_connections_to_the_admin_port_are_bounded_in_number_and_time(monk
         await running
 
 
-async def test_heads_and_bodies_at_the_admin_port_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head has 64 KiB at most; a body is nobody's business, and is neither kept nor waited for."""
-    monkeypatch.setattr(admins, "HEAD_S", 0.2)
-    async with admin_port(connections_max=3) as (_, port), asyncio.timeout(60):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /livez HTTP/1.1\r\nhost: a\r\nx: " + b"x" * (80 << 10))
-        assert (await reader.read()).startswith(b"HTTP/1.1 400")
-        writer.close()
-        for head in (b"content-length: 1000000000", b"transfer-encoding: chunked"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST /livez HTTP/1.1\r\nhost: a\r\n" + head + b"\r\n\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            rest = asyncio.ensure_future(reader.read())
-            while not (await asyncio.wait((rest,), timeout=0.02))[0]:
-                writer.write(b"1\r\nx\r\n")
-            with contextlib.suppress(ConnectionError):
-                await rest
-            writer.close()
-
-
 async def test_a_probe_finds_a_place_while_silent_connections_take_all() -> None:
     """None of them is closed by its time in this test: the one that is silent for longest makes room."""
     async with admin_port(connections_max=3) as (server, port):
