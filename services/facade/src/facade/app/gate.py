@@ -181,7 +181,8 @@ class Gate:
         address = scope["client"][0] if scope.get("client") else ""
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
         certificate = scope.get("state", {}).get(SCOPE_CERTIFICATE, NONE) if "mtls" in self._modes else NONE
-        made = Caller(_STRANGER, request_id_of(scope).decode(), address, scope["method"], route, self.audit.refused)
+        named = request_id_of(scope).decode(), address, scope["method"], route
+        made = Caller(_STRANGER, *named, audit=self.audit.refused, path=scope["path"])
         try:
             if len(headers) > 1:
                 raise UnauthenticatedError("There are two Authorization headers.")

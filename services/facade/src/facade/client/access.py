@@ -84,6 +84,7 @@ class Caller(NamedTuple):
         method: The request's method.
         route: The template of the request's route.
         audit: The audit log, which is told of every refusal.
+        path: The request's path.
     """
 
     access: Access
@@ -92,6 +93,7 @@ class Caller(NamedTuple):
     method: str = ""
     route: str = ""
     audit: Callable[[Caller, Verb, Target], None] | None = None
+    path: str = ""
 
     @property
     def identity(self) -> str:
