@@ -10,7 +10,7 @@ Invariants:
     2. New files count for new connections. Those that are open stay open.
     3. Plaintext leaves the machine only where it was asked for by name.
 
-Source: DESIGN 4; reliability.md, part 5.
+Source: docs/operations.md, Certificates.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Must not know what a route does. Invariants:
 3. Whatever is proved twice is one ``Access``: nobody has more of them than proofs, however they write them.
 4. While shard 0 has not been heard for ``DOUGDB_AUTH_STALE_MS``, nobody but the bootstrap token may do anything.
 
-Source: docs/auth.md; RFC 6750; RFC 9110, 11.6; DESIGN 7.
+Source: docs/auth.md; RFC 6750; RFC 9110, 11.6.
 """
 
 from __future__ import annotations

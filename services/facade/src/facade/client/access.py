@@ -9,7 +9,7 @@ Must not know HTTP, nor how somebody proves who they are (``facade.app.gate``). 
 1. The rights of an ``Access`` are those that count now: what takes them away reaches requests that are under way.
 2. A transaction or a batch is allowed only if each of its compares and operations is.
 
-Source: docs/auth.md; reliability.md, part 5.
+Source: docs/auth.md, Grants and roles.
 """
 
 from __future__ import annotations
