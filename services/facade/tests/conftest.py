@@ -16,6 +16,8 @@ from facade.client.router import Router
 from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
+if str(Path(__file__).parents[3]) not in sys.path:  # Of the repository's root, ``tools``.
+    sys.path.insert(0, str(Path(__file__).parents[3]))
 if str(Path(__file__).parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent))
 

@@ -39,7 +39,7 @@ class FakeDns(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.port = free_port()
         self.pods: dict[str, list[str]] = {}
-        """Pod names by Service; an absent Service is NXDOMAIN."""
+        """Pod names by Service, or whole names, with a dot behind them; an absent Service is NXDOMAIN."""
         self.broken = False
         """Answers SERVFAIL."""
         self.questions = 0
@@ -68,7 +68,8 @@ class FakeDns(asyncio.DatagramProtocol):
         elif service not in self.pods:
             response.set_rcode(dns.rcode.NXDOMAIN)
         else:
-            targets = [f"0 50 21000 {pod}.{service}.{DOMAIN}." for pod in self.pods[service]]
+            names = [pod if pod.endswith(".") else f"{pod}.{service}.{DOMAIN}." for pod in self.pods[service]]
+            targets = [f"0 50 21000 {name}" for name in names]
             if targets:
                 response.answer.append(dns.rrset.from_text(question.name, 5, "IN", "SRV", *targets))
         assert self.transport is not None
@@ -132,6 +133,17 @@ async def test_pods_are_dialled_by_their_names_and_the_last_good_set_is_kept(ser
     assert [(entry["event"], entry["shard"]) for entry in logs if entry["shard"] == 1] == [
         ("discovery.failing", 1), ("discovery.recovered", 1), ("discovery.failing", 1), ("discovery.recovered", 1),
     ], "each change is told once"  # fmt: skip
+
+
+async def test_strange_targets_are_no_end_of_it(server: FakeDns) -> None:
+    """The root stands for "there is none" (RFC 2782), and labels of names may have any bytes."""
+    async with polling(server) as (_, known):
+        server.pods = {"s0.ns.svc": ["."], "s1.ns.svc": ["\\255-0.elsewhere.", "short."]}
+        strange = {"\\255-0": Target("\\255-0.elsewhere:21000"), "short": Target("short:21000")}
+        await until(lambda: known == {1: strange}, "what has a name is found")
+        server.pods["s0.ns.svc"] = ["s0-0", "."]
+        first = {"s0-0": Target("s0-0.s0.ns.svc:21000")}
+        await until(lambda: known == {0: first, 1: strange}, "it goes on asking")
 
 
 async def test_it_asks_at_once_when_it_is_hurried(server: FakeDns) -> None:

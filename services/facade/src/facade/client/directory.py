@@ -4,7 +4,7 @@ Never the authority: each shard checks by itself. Must not know operations or HT
 
 Invariant: the map of a cluster never gets older; no shard is ever forgotten.
 
-Source: DESIGN 9.
+Source: docs/formats.md, Partition map.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Must not know what the request does. Invariant: a token that cannot be kept is refused before anything is done.
 
-Source: DESIGN 7.
+Source: docs/api.md, Consistency.
 """
 
 from __future__ import annotations
