@@ -55,7 +55,7 @@ async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[
             values = Settings(nodes=cluster.addresses(), **settings)
             metrics = Metrics()
             router = Router(values, metrics, tracing=tracing)
-            task = asyncio.create_task(router.run())
+            task = asyncio.create_task(router.upkeep.run())
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
             if facade.gate is not None:

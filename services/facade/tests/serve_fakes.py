@@ -144,7 +144,7 @@ async def serve(*, auth: bool, fault: str, endless: bool, events: bool, folder: 
     values, metrics = Settings(nodes=cluster.addresses(), **settings), Metrics()
     router = Router(values, metrics)
     facade = Facade(cluster, router, metrics, values)
-    running = [asyncio.create_task(router.run())]
+    running = [asyncio.create_task(router.upkeep.run())]
     running.append(asyncio.create_task(facade.application.audience.run()))
     assert facade.application.console is not None
     running.append(asyncio.create_task(facade.application.console.collector.run()))

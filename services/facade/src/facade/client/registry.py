@@ -132,7 +132,7 @@ class Registry:
         kind: Kind,
         key: bytes,
         record: bytes,
-        deadline_s: float = 0.0,
+        deadline_s: float,
         *,
         repeatable: bool,
         client: str = "",

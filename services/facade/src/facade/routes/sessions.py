@@ -31,7 +31,7 @@ async def read_session(router: Router, token: bytes) -> Session:
     """Reads a session token; raises what ``begin_session`` does."""
     router.directory.check_loaded()
     session = router.directory.sessions.read(token)
-    await router.catch_up(session)
+    await router.upkeep.catch_up(session)
     return session
 
 
