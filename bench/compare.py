@@ -144,7 +144,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
         "--value-bytes", type=int, nargs="+", default=[100], help="open loads and watches use the first"
     )
     parser.add_argument("--keys", type=int, default=20_000)
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long each load lasts")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long each load lasts; for wrk, whole ones")
     parser.add_argument("--turns", type=int, default=5, help="how often each load is put on each system")
     parser.add_argument("--facades", type=int, default=1, help="how many facades DougDB has, on one port together")
     parser.add_argument(

@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.open_loop import Requests, arguments_of, count_of, percentile
+from bench.load import percentile
+from bench.open_loop import Requests, arguments_of, count_of
 from bench.systems import Load, System, in_turn
 
 HEAD = (

@@ -21,7 +21,6 @@ import sys
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +31,7 @@ import httptools
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.load import Workload, request_of
+from bench.load import Workload, on_own_loop, percentile_ms, request_of
 
 TICK_S = 0.005
 OPENING_MAX = 256
@@ -98,12 +97,6 @@ class Outcome:
             "refused_p99_ms": round(percentile_ms(self.refused_ns, 0.99), 1),
             "served_by_second": self.served_by_second,
         }
-
-
-def percentile_ms(latencies_ns: Sequence[int], share: float) -> float:
-    """The latency in ms that ``share`` of the answers did not exceed; 0 without answers."""
-    ordered = sorted(latencies_ns)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1e6 if ordered else 0.0
 
 
 class _Connection(asyncio.Protocol):
@@ -281,12 +274,8 @@ async def offer_async(url: str, crowd: Crowd) -> Outcome:
 
 
 def offer(url: str, crowd: Crowd) -> Outcome:
-    """The same on an event loop of its own, with uvloop when it is installed."""
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):
-        from uvloop import new_event_loop as factory  # noqa: PLC0415 - there is none on some platforms
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(offer_async(url, crowd))
+    """The same on an event loop of its own."""
+    return on_own_loop(offer_async(url, crowd))
 
 
 def main() -> int:

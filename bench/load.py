@@ -22,13 +22,15 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httptools
+
+Done = TypeVar("Done")
 
 STEP = 48_271
 """A multiplier without a common factor with any sensible number of keys: it visits every key once, scattered."""
@@ -89,6 +91,17 @@ class Workload:
         return f"{self.prefix}{index * STEP % self.keys:08d}"
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that ``share`` (0.99, say) of the values do not exceed; 0 without values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def percentile_ms(latencies_ns: Sequence[int], share: float) -> float:
+    """The latency in ms that ``share`` of the answers did not exceed; 0 without answers."""
+    return percentile(latencies_ns, share) / 1e6
+
+
 @dataclass(slots=True)
 class LoadResult:
     """The result of a run.
@@ -127,11 +140,8 @@ class LoadResult:
         return {kind: count for kind, count in sorted(self.statuses.items()) if not kind.startswith("2")}
 
     def percentile_ms(self, share: float) -> float:
-        """The latency that ``share`` (0.99, say) of the answers did not exceed."""
-        if not self.latencies_ns:
-            return 0.0
-        ordered = sorted(self.latencies_ns)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1e6
+        """See the function of this name."""
+        return percentile_ms(self.latencies_ns, share)
 
     def summary(self) -> dict[str, Any]:
         """The figures, for people and for JSON."""
@@ -371,12 +381,17 @@ async def run_load(url: str, workload: Workload, tags: dict[bytes, bytes] | None
 
 
 def run_blocking(url: str, workload: Workload, tags: dict[bytes, bytes] | None = None) -> LoadResult:
-    """Applies a workload on an event loop of its own, with uvloop when it is installed; see ``run_load``."""
+    """Applies a workload on an event loop of its own; see ``run_load``."""
+    return on_own_loop(run_load(url, workload, tags))
+
+
+def on_own_loop(work: Coroutine[Any, Any, Done]) -> Done:
+    """Runs a coroutine on an event loop of its own, uvloop's when it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop as factory  # noqa: PLC0415 - there is none on some platforms
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(run_load(url, workload, tags))
+        return runner.run(work)
 
 
 def main() -> int:

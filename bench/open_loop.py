@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bench.load import percentile
 from bench.systems import Load, System, in_turn
 
 CAPACITY_CONNECTIONS = 64
@@ -23,12 +24,6 @@ HEAD = (
     "| open load | system | of its capacity | due /s | done /s | p50 ms | p99 ms | p99.9 ms | sent late, p99 ms | "
     "failed | unknown |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` of the values do not exceed; 0 without values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 class Request(NamedTuple):

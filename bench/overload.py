@@ -30,10 +30,9 @@ if __package__ in (None, ""):  # Started by its path, as `make bench-overload` d
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.cluster import Cluster, ClusterError
-from bench.flood import percentile_ms
 from bench.fresh import add_layout, on_fresh_cluster
 from bench.http11 import HttpError, fetch
-from bench.load import LoadResult, Workload, run_blocking
+from bench.load import LoadResult, Workload, percentile_ms, run_blocking
 from bench.meter import MemorySampler, family_pss_bytes
 from bench.smoke import Meter
 

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -136,13 +137,14 @@ def run_wrk(url: str, load: Load, arguments: Sequence[str]) -> tuple[dict[str, A
     wrk = shutil.which("wrk")
     if wrk is None:
         raise ClusterError("wrk is not installed (Debian: wrk)")
-    command = [wrk, "-t", "1", "-c", str(load.connections), "-d", f"{load.seconds:g}s", "--timeout", "15s"]
+    seconds = ceil(load.seconds)  # wrk takes whole ones alone; it says itself how long it took.
+    command = [wrk, "-t", "1", "-c", str(load.connections), "-d", f"{seconds}s", "--timeout", "15s"]
     before = os.times()
     told = subprocess.run(
         [*command, "-s", str(SCRIPT), url, "--", *arguments],
         capture_output=True,
         text=True,
-        timeout=load.seconds + GRACE_S,
+        timeout=seconds + GRACE_S,
         check=False,
     )
     after = os.times()

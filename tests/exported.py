@@ -77,14 +77,9 @@ def node_registry() -> CollectorRegistry:
     metrics.grpc_started.labels(*call).inc()
     metrics.grpc_handled.labels(*call, "OK").inc()
     metrics.grpc_handling.labels(*call).observe(0.1)
-    metrics.snapshot_damages.labels("0", "chunk").inc()
-    _with_certificate(metrics.registry)
+    # Registered only once there is a certificate.
+    Gauge("dougdb_tls_certificate_expiry_timestamp_seconds", "When it ends", registry=metrics.registry).set(1)
     return metrics.registry
-
-
-def _with_certificate(registry: CollectorRegistry) -> None:
-    # Both services register it only once they have read a certificate.
-    Gauge("dougdb_tls_certificate_expiry_timestamp_seconds", "When it ends", registry=registry).set(1)
 
 
 def facade_registry() -> CollectorRegistry:
@@ -106,7 +101,7 @@ def facade_registry() -> CollectorRegistry:
     discovery.relist("start")
     discovery.failed("dns", "timeout")
     discovery.succeeded("dns")
-    _with_certificate(metrics.registry)
+    metrics.tell_expiry(lambda: 1.0)
     return metrics.registry
 
 

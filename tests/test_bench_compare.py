@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from bench.compare import Table
-from bench.systems import Figures, Load, Spent, wrk_figures
+from bench.systems import Figures, Load, Spent, run_wrk, wrk_figures
 
 
 def figures(rate: float, p99_ms: float, errors: int = 0) -> Figures:
@@ -33,6 +34,20 @@ def test_a_table_has_a_row_for_each_system_with_its_errors_and_the_ratios(table:
     assert ours == "| put 64 | DougDB | 100 | 1.00 | 6.0 | 12.0 | members 10 | 0 |  |"
     assert theirs == "| put 64 | etcd gRPC | 100 | 1.00 | 12.0 | 24.0 | members 10 | 3 | 3.00 / 0.50 |"
     assert json.loads(json.dumps(table.document()))["runs"]["etcd gRPC"][2]["errors"] == {"status": 3}
+
+
+def test_wrk_is_asked_for_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses any others."""
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, 'figures {"requests": 1}\n', "")
+
+    monkeypatch.setattr("bench.systems.shutil.which", lambda name: name)
+    monkeypatch.setattr("bench.systems.subprocess.run", run)
+    assert run_wrk("http://a", Load("batch", 8, 100, 1000, 2.5), ())[0] == {"requests": 1}
+    assert asked[0][asked[0].index("-d") + 1] == "3s"
 
 
 def test_a_request_of_wrk_may_be_many_operations() -> None:

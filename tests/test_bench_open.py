@@ -9,7 +9,8 @@ import pytest
 from bench import compare_plot, failover, fan_out, open_loop
 from bench.compare import options_of
 from bench.go_peers import replicas_online
-from bench.open_loop import OpenFigures, OpenTable, Request, Requests, figures_of, percentile
+from bench.load import percentile
+from bench.open_loop import OpenFigures, OpenTable, Request, Requests, figures_of
 from bench.systems import Load
 
 DONE, REFUSED, UNKNOWN = "done", "failed: 503 no_leader", "unknown: no answer in time"

@@ -12,6 +12,10 @@ import pytest
 from exported import Exported, exported, facade_registry, node_registry, series
 from prometheus_client import CollectorRegistry, generate_latest
 
+from facade.client.answers import RETRIED
+from facade.client.metrics import RETRY_REASONS
+from raft_node.observability.metrics import Metrics
+
 ROOT = Path(__file__).resolve().parent.parent
 ROW = re.compile(r"^\| `([a-z_]+)` \| (gauge|counter|histogram) \| ([^|]*)\| ([^|]+) \|$", re.MULTILINE)
 REGISTRIES = {"Nodes": node_registry, "Facades": facade_registry}
@@ -28,6 +32,10 @@ def documented(section: str) -> list[Exported]:
     # Every line of a table is one that the expression understands.
     assert len(rows) == len(re.findall(r"^\| `", part, re.MULTILINE))
     return sorted(rows)
+
+
+def source_of(module: str) -> str:
+    return (ROOT / "services/facade/src" / module).read_text()
 
 
 @linux
@@ -66,6 +74,26 @@ def test_counters_begin_at_zero(section: str) -> None:
     }
     assert registry.get_sample_value(*rare[section]) == 0
     assert not [name for name in series(registry) if name.endswith("_created")]
+
+
+def test_every_outcome_that_is_counted_begins_at_zero() -> None:
+    """Also those that are named where they are counted."""
+    metrics, counted = Metrics(0), re.compile(r'metrics\.(\w+)\.labels\((?:self\._)?metrics\.shard, "(\w+)"\)')
+    found = {
+        each for path in (ROOT / "services/raft-node/src").rglob("*.py") for each in counted.findall(path.read_text())
+    }
+    assert len(found) > 10, found
+    for name, value in sorted(found):
+        (family,) = getattr(metrics, name).collect()
+        shown = {label for sample in family.samples for key, label in sample.labels.items() if key != "shard"}
+        assert value in shown, (name, value)
+
+
+def test_every_reason_for_another_try_begins_at_zero() -> None:
+    again = re.compile(r'(?:_again|_retry|\.retry)\((?:operation, )?"(\w+)"')
+    named = [text for name in ("registry", "shard") for text in again.findall(source_of(f"facade/client/{name}.py"))]
+    assert len(named) > 3, named
+    assert {*RETRIED.values(), *named} == set(RETRY_REASONS)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")

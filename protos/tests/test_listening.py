@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import uvloop
 
 from doug_stream.accepting import accepted
+from doug_wire import handshakes as handshakes_module
+from doug_wire.handshakes import Handshakes
 from doug_wire.listening import Listening
 
 pytestmark = pytest.mark.sockets
@@ -62,6 +65,12 @@ class Served(asyncio.Protocol):
             self._all_made.set_result(None)
 
 
+class Untold(asyncio.Protocol):
+    """A connection that is never told that it has begun."""
+
+    transport = None
+
+
 async def turns_until_all_are_served() -> int:
     made: list[asyncio.BaseTransport] = []
     all_made = asyncio.get_running_loop().create_future()
@@ -98,15 +107,52 @@ def test_a_crowd_is_let_in_within_a_few_turns(waits: Any, factory: Callable[[], 
         assert runner.run(waits()) <= TURNS
 
 
-@pytest.mark.parametrize("room", [-1, 0, 1, 2, 7])
-async def test_no_more_are_accepted_at_once_than_there_is_room_for_and_always_one(room: int) -> None:
+@pytest.mark.parametrize("free", [-1, 0, 1, 2, 7])
+async def test_no_more_are_accepted_at_once_than_there_is_room_for_and_always_one(free: int) -> None:
+    """Also where a new one may take the place of a silent one: a crowd took all of these before a probe had asked."""
     loop = asyncio.get_running_loop()
     made: list[asyncio.BaseTransport] = []
     with crowd(12) as listener:
-        listening = Listening(lambda: Served(made, loop.create_future()), None, lambda: room, 600.0)
+        listening = Listening(lambda: Served(made, loop.create_future()), None, lambda: 12, 600.0, lambda: free)
         # The one that the loop has accepted by itself is not in the crowd here.
         assert isinstance(listening._accept(loop, listener), Served)
         await listening.stop()
-        assert len(made) == max(1, room) - 1
+        assert len(made) == max(1, free) - 1
         for transport in made:
             transport.close()
+
+
+@pytest.mark.parametrize("free", [-1, 1, 7])
+async def test_no_more_handshakes_begin_at_once_than_there_is_room_for(free: int) -> None:
+    """Else a crowd makes those give up that have come in the same turn, before they have sent a byte."""
+    handshakes = Handshakes(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Untold, lambda: 4, 600.0, lambda: free)
+    with crowd(12) as listener:
+        found = list(await accepted(asyncio.get_running_loop(), listener, handshakes.free))
+        assert len(found) == max(1, free)
+        for client, _ in found:
+            client.close()
+        handshakes.listen([listener])
+        while handshakes.under_way + handshakes.given_up < 12 - len(found):
+            await asyncio.sleep(0)
+        assert handshakes.under_way == 4 and handshakes.free() == free - 4
+        await handshakes.stop()
+
+
+async def test_a_crowd_of_handshakes_without_room_is_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    async def one_by_one(loop: object, listener: object, free: Callable[[], int]) -> Any:
+        taken.append(free())
+        if len(taken) > 2:
+            await asyncio.Event().wait()
+        return iter([(client, None) for client in clients[len(taken) - 1 : len(taken)]])
+
+    monkeypatch.setattr(handshakes_module, "accepted", one_by_one)
+    handshakes = Handshakes(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Untold, lambda: 9, 600.0, lambda: 5)
+    with crowd(2) as listener:
+        clients = [listener.accept()[0] for _ in range(2)]
+        handshakes.listen([listener])
+        while len(taken) < 3:
+            await asyncio.sleep(0)
+        assert taken == [5, 4, 3], "those that have only begun count"
+        await handshakes.stop()

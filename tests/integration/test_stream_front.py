@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -22,6 +23,8 @@ from doug_stream.limits import Limits
 from doug_stream.server import Method, Server
 from doug_wire import tls
 from doug_wire.auth.certificates import Certificate, shown_to_grpc
+from doug_wire.networks import network_of
+from raft_testing.calls import counted
 
 pytestmark = [pytest.mark.integration, pytest.mark.light]
 
@@ -212,8 +215,10 @@ async def test_one_address_leaves_places_to_others() -> None:
         async with asyncio.timeout(60):
             while not (front.connections == 3 and front._pipes):
                 await asyncio.sleep(0)
-        assert not front._has_room("127.0.0.1")
-        assert front._has_room("10.0.0.1")
+        assert front._begin("127.0.0.1") is None
+        other = front._begin("10.0.0.1")
+        assert other is not None
+        other()
         refused, fourth = await asyncio.open_connection("127.0.0.1", front.port)
         async with asyncio.timeout(60):
             with contextlib.suppress(ConnectionResetError):
@@ -224,19 +229,28 @@ async def test_one_address_leaves_places_to_others() -> None:
         async with asyncio.timeout(60):
             while front.connections:
                 await asyncio.sleep(0)
-        assert front._has_room("127.0.0.1"), "who has gone is not counted"
+        assert not front._of_network, "who has gone is not counted"
 
 
 async def test_addresses_of_one_ipv6_network_are_one_in_this() -> None:
     """Whoever has one address of IPv6 has 2^64 of them, and could take all places otherwise."""
     front = Front(Server({PATH: Method(talk(b"own"), same, same)}), ("127.0.0.1", 1), None, 4)
-    waiting = [asyncio.create_task(asyncio.Event().wait()) for _ in range(3)]
-    for number, task in enumerate(waiting):
-        front._deciding[cast("asyncio.Task[None]", task)] = f"2001:db8::{number}"
-    assert not front._has_room("2001:db8::99")
-    assert front._has_room("2001:db8:0:1::99")
-    for task in waiting:
-        task.cancel()
+    for number in range(3):
+        assert front._begin(network_of(f"2001:db8::{number}")) is not None
+    assert front._begin(network_of("2001:db8::99")) is None
+    assert front._begin(network_of("2001:db8:0:1::99")) is not None
+
+
+async def test_a_crowd_is_taken_without_a_look_at_those_who_are_there() -> None:
+    """A whole crowd is taken in one turn of the loop; to count all connections for each of them took seconds of it."""
+    front = Front(Server({}), ("127.0.0.1", 1), None, 4096)
+    for number in range(4000):
+        assert front._begin(f"10.0.{number >> 8}.{number & 255}") is not None
+    client, other = socket.socketpair()
+    with client, other, counted("doug_stream", "doug_wire") as calls:
+        front._take(client, "192.0.2.1")
+    await front.stop()
+    assert calls.total() < 20, calls
 
 
 def old_client(authority: Authority, folder: Path, *, alpn: bool) -> ssl.SSLContext:

@@ -10,7 +10,7 @@ import hpack
 import pytest
 
 from doug_stream import frames
-from doug_stream.codes import DATA, GOAWAY, HEADERS, PREFACE, SETTINGS, ErrorCode, Setting, StatusCode
+from doug_stream.codes import DATA, END_STREAM, GOAWAY, HEADERS, PREFACE, SETTINGS, ErrorCode, Setting, StatusCode
 from doug_stream.codes import WINDOW_UPDATE as WINDOW
 from doug_stream.connection import Connection
 from doug_stream.events import CallEnded, Drained, Event, MessageReceived, Terminated
@@ -34,8 +34,8 @@ class Hand:
     def give(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> list[Event]:
         return self.server.receive(frames.frame(kind, flags, stream_id, payload), 0.0)
 
-    def head(self, stream_id: int) -> list[Event]:
-        return self.give(HEADERS, 4, stream_id, self.encoder.encode(FIELDS))
+    def head(self, stream_id: int, more: int = 0, flags: int = 4) -> list[Event]:
+        return self.give(HEADERS, flags, stream_id, self.encoder.encode([*FIELDS, *[("age", "")] * more]))
 
     def out(self) -> list[frames.Frame]:
         return frames.FrameReader(b"", 1 << 20).feed(self.server.data_to_send())
@@ -128,11 +128,90 @@ def test_a_window_that_opens_byte_by_byte_is_a_flood_while_something_waits() -> 
     hand.head(1)
     hand.server.respond(1)
     little = (WINDOW, 0, 1, struct.pack(">I", 1))
-    events = [event for _ in range(40) for event in hand.give(*little)]
-    assert not codes(events), "nothing waits"
     assert not hand.server.send(1, bytes(1000))
     events = [event for _ in range(40) for event in hand.give(*little)]
     assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM]
+
+
+@pytest.mark.parametrize("stream_id", [0, 1, 3])
+def test_windows_that_grow_although_nothing_was_sent_are_a_flood(stream_id: int) -> None:
+    """Those of the connection, of a call, and of one that is over: 20,000 of them came in one piece."""
+    hand = Hand(control_burst=20, control_per_s=1.0)
+    hand.head(1)
+    hand.head(3)
+    hand.server.reset(3)
+    large = (WINDOW, 0, stream_id, struct.pack(">I", 60_000))
+    events = [event for _ in range(40) for event in hand.give(*large)]
+    assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM]
+
+
+def test_windows_that_grow_by_what_was_sent_are_no_flood() -> None:
+    hand = Hand(control_burst=20, control_per_s=1.0)
+    hand.head(1)
+    hand.server.respond(1)
+    for _ in range(10):
+        for _ in range(10):
+            assert hand.server.send(1, bytes(600))
+        for stream_id in (0, 1) * 10:
+            assert not codes(hand.give(WINDOW, 0, stream_id, struct.pack(">I", 605)))
+    for _ in range(3000):
+        assert hand.server.send(1, b"")
+        for stream_id in (0, 1):
+            hand.give(WINDOW, 0, stream_id, struct.pack(">I", 5))
+    events = [event for _ in range(1000) for event in hand.give(WINDOW, 0, 1, struct.pack(">I", 5))]
+    assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM], "and nobody saves up for one"
+
+
+def test_a_call_that_waits_for_its_own_window_costs_nothing_when_that_of_the_connection_grows() -> None:
+    """Each growth looked at all calls that waited, for whatever: a hundred times as long as its bytes took."""
+    hand = Hand()
+    sender = hand.server._sender
+    hand.give(SETTINGS, 0, 0, struct.pack(">HI", Setting.INITIAL_WINDOW_SIZE, 0))
+    for stream_id in (1, 3, 5):
+        hand.head(stream_id)
+        hand.server.respond(stream_id)
+        assert not hand.server.send(stream_id, bytes(100_000))
+    assert (list(sender._blocked), list(sender._narrow)) == ([], [1, 3, 5])
+    hand.give(WINDOW, 0, 3, struct.pack(">I", 200_000))
+    assert (list(sender._blocked), list(sender._narrow)) == ([3], [1, 5]), "it waits for the connection now"
+    hand.out()
+    events = hand.give(WINDOW, 0, 0, struct.pack(">I", 200_000))
+    assert Drained(3) in events
+    hand.give(SETTINGS, 0, 0, struct.pack(">HI", Setting.INITIAL_WINDOW_SIZE, 200_000))
+    hand.give(WINDOW, 0, 0, struct.pack(">I", 200_000))
+    sizes = {1: 0, 3: 0, 5: 0}
+    for kind, _, stream_id, payload in hand.out():
+        sizes[stream_id or 1] += len(payload) if kind == DATA else 0
+    assert sizes == {1: 100_005, 3: 100_005 - 65_535, 5: 100_005}
+    assert not sender.waits
+
+
+@pytest.mark.parametrize("kind", [DATA, HEADERS])
+def test_frames_of_calls_that_are_over_are_a_flood(kind: int) -> None:
+    """They were dropped one by one, and never counted: some milliseconds of each piece, and for heads half a second."""
+    hand = Hand(control_burst=20, control_per_s=1.0, resets_burst=20, resets_per_s=1.0)
+    hand.head(1)
+    hand.server.reset(1)
+    events = [event for _ in range(40) for event in (hand.head(1) if kind == HEADERS else hand.give(DATA, 0, 1))]
+    assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM]
+
+
+def test_content_that_was_under_way_when_its_call_ended_is_no_flood() -> None:
+    hand = Hand(control_burst=20, control_per_s=1.0)
+    hand.head(1)
+    hand.server.reset(1)
+    events = [event for _ in range(40) for event in hand.give(DATA, 0, 1, bytes(1000))]
+    assert not codes(events)
+
+
+def test_heads_with_very_many_fields_are_a_flood() -> None:
+    """A byte each; 64 such calls at a time took a node 80 ms, again and again."""
+    hand = Hand()
+    events = [event for number in range(3) for event in hand.head(2 * number + 1, more=200, flags=4 | END_STREAM)]
+    assert codes(events) == [ErrorCode.ENHANCE_YOUR_CALM]
+    hand = Hand(control_burst=20, control_per_s=1.0)
+    events = [event for number in range(40) for event in hand.head(2 * number + 1, more=28, flags=4 | END_STREAM)]
+    assert not codes(events), "those of calls have fewer"
 
 
 def test_what_is_sent_in_small_parts_is_not_copied_each_time_and_arrives_whole() -> None:

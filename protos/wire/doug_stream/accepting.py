@@ -10,7 +10,8 @@ one of them would be deaf for ever, in a process that looks well. Must not know 
 
 Invariants:
     1. Only an error of the listener itself ends the accepting, and nobody overlooks that.
-    2. One turn of the loop takes ``AT_ONCE`` connections at most, so that those who have one are served, too.
+    2. One turn of the loop takes ``AT_ONCE`` connections at most, so that those who have one are served, too; and one
+       where each new one makes another one go, so that whoever has come gets to say something before that.
 
 Source: accept(2), "Error handling"; libuv's uv__server_io.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -30,10 +31,17 @@ AT_ONCE = 256
 """How many connections one turn of the loop takes: some 20 ms of work."""
 
 
-async def accepted(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> Iterator[tuple[socket.socket, Any]]:
+async def accepted(
+    loop: asyncio.AbstractEventLoop, listener: socket.socket, free: Callable[[], int] = lambda: AT_ONCE
+) -> Iterator[tuple[socket.socket, Any]]:
     """Waits at a listener that does not block; gives the connections, and the addresses that they come from.
 
     Requires: all of them are taken before the loop turns.
+
+    Args:
+        loop: The loop.
+        listener: The listener.
+        free: Tells how many more connections there may be without another one having to go.
 
     Raises:
         OSError: The listener cannot be used.
@@ -45,7 +53,7 @@ async def accepted(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> 
             if error.errno in _OF_LISTENER:
                 raise
         else:
-            return chain((first,), waiting(listener, AT_ONCE - 1))
+            return chain((first,), waiting(listener, min(AT_ONCE, free()) - 1))
         await asyncio.sleep(TRY_AGAIN_S)  # A descriptor may be free by then.
 
 

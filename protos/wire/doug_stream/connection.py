@@ -52,9 +52,10 @@ from doug_stream.events import (
     ResponseReceived,
     Terminated,
 )
+from doug_stream.floods import Floods
 from doug_stream.greeting import first_frames
 from doug_stream.headers import Metadata
-from doug_stream.limits import Bucket, Limits
+from doug_stream.limits import Limits
 from doug_stream.sender import Sender
 from doug_stream.streams import CONNECTION_WINDOW, LITTLE_BYTES, Arrivals, Stream, check_kept
 
@@ -88,9 +89,7 @@ class Connection:
         self._resets: deque[int] = deque(maxlen=_REMEMBERED_RESETS)
         self._reader = frames.FrameReader(b"" if client else PREFACE, limits.frame_bytes_max)
         self._arrivals = Arrivals()
-        self._control = Bucket(limits.control_burst, limits.control_per_s)
-        self._calm = Bucket(limits.resets_burst, limits.resets_per_s)
-        self._now_s = 0.0
+        self._floods = Floods(limits)
         self._events: list[Event] = []
         self.over = self.ready = self.going_away = False
         self._sender.put(first_frames(limits, CONNECTION_WINDOW, client=client, mark=mark))
@@ -216,7 +215,7 @@ class Connection:
         """
         if self.over:
             return []
-        self._now_s = now_s
+        self._floods.now_s = now_s
         try:
             for kind, flags, stream_id, payload in self._reader.feed(data):
                 try:
@@ -260,7 +259,7 @@ class Connection:
             self._on_reset(stream_id, payload)
         else:
             # Legitimate peers send few of these; each costs an answer, or is meant to keep this end busy.
-            self._spend(self._control, "too many frames without content")
+            self._floods.little("too many frames without content")
             self._on_control(kind, flags, stream_id, payload)
 
     def _on_control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -285,16 +284,14 @@ class Connection:
         elif kind == PUSH_PROMISE:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a push, which nobody allowed")
 
-    def _spend(self, bucket: Bucket, what: str) -> None:
-        if not bucket.take(self._now_s):
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, what)
-
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
         if grown := self._arrivals.count(size):
             self._sender.put(frames.window_update(0, grown))
         stream = self._streams.get(stream_id)
         if stream is None:
+            if size < LITTLE_BYTES and not self._client:
+                self._floods.little("too many frames with little content of calls that are over")
             self._stray(stream_id, "DATA", harmless=False)
             return
         if stream.end_received:
@@ -313,7 +310,7 @@ class Connection:
             self._refuse(stream, error)
             return
         if not found and len(content) < LITTLE_BYTES and not flags & END_STREAM:
-            self._spend(self._control, "too many frames with little content")
+            self._floods.little("too many frames with little content")
         self._events += found
         if grown := stream.give_back(size - len(content)):
             self._sender.put(frames.window_update(stream_id, grown))
@@ -334,7 +331,7 @@ class Connection:
 
     def _refuse(self, stream: Stream, error: CallError) -> None:
         """Ends a call whose messages cannot be taken: the other end is told why."""
-        self._spend(self._calm, "too many calls that cannot be served")
+        self._floods.refused("too many calls that cannot be served")
         if self._client:
             self._close(stream, error.status, error.details, ())
             return
@@ -351,7 +348,7 @@ class Connection:
         self._events.append(CallEnded(stream.id, status, details, trailers))
 
     def _fault(self, fault: StreamFault) -> None:
-        self._spend(self._calm, "too many streams that had to be reset")
+        self._floods.refused("too many streams that had to be reset")
         stream = self._streams.pop(fault.stream_id, None)
         self._resets.append(fault.stream_id)
         self._sender.put(frames.reset(fault.stream_id, fault.code))
@@ -376,8 +373,12 @@ class Connection:
     def _on_block(self, block: Block | None) -> None:
         if block is None:
             return
+        self._floods.fields(len(block.fields))
         stream = self._streams.get(block.stream_id)
         if stream is None and (self._client or block.stream_id <= self._last_id):
+            if not self._client:
+                # A client has no trailers, so that none of these is late: each was to be unpacked all the same.
+                self._floods.refused("too many heads of calls that are over")
             self._stray(block.stream_id, "HEADERS", harmless=False)
             return
         if stream is None:
@@ -403,7 +404,7 @@ class Connection:
         stream_id = block.stream_id
         if self.going_away:
             # The client knows by the GOAWAY that it was not served.
-            self._spend(self._calm, "too many calls behind a GOAWAY")
+            self._floods.refused("too many calls behind a GOAWAY")
             self._resets.append(stream_id)
             return
         if len(self._streams) >= self._limits.streams_max:
@@ -412,7 +413,7 @@ class Connection:
         stream = self._open(stream_id)
         stream.head_received, stream.length_left = True, request.length
         if request.refused:
-            self._spend(self._calm, "too many requests that are none of gRPC")
+            self._floods.refused("too many requests that are none of gRPC")
             stream.end_received, stream.head_sent = block.end_stream, True
             self._sender.end(stream, [(":status", request.refused), ("content-length", "0")])
             self._ended(stream)
@@ -446,7 +447,7 @@ class Connection:
         code = frames.word(payload, "RST_STREAM")
         stream = self._streams.pop(stream_id, None)
         if not self._client:
-            self._spend(self._calm, "too many streams are reset")
+            self._floods.refused("too many streams are reset")
         if stream is None:
             self._stray(stream_id, "RST_STREAM", harmless=True)
             return
@@ -455,8 +456,8 @@ class Connection:
 
     def _on_window_update(self, stream_id: int, payload: bytes) -> None:
         size = frames.word(payload, "WINDOW_UPDATE") & WINDOW_MAX
-        if size < LITTLE_BYTES and self._sender.waits:
-            self._spend(self._control, "too many windows that grow by little")
+        if (size < LITTLE_BYTES and self._sender.waits) or not (self._client or self._sender.explains_window()):
+            self._floods.little("too many windows that grow by little, or although little was sent")
         if not stream_id:
             if not size:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")

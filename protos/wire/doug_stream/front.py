@@ -52,7 +52,11 @@ Contexts = Callable[[], ssl.SSLContext]
 
 
 class Front:
-    """Listens on a port."""
+    """Listens on a port.
+
+    Attributes:
+        connections: How many connections there are, those that have not said what they are included.
+    """
 
     def __init__(
         self, server: Server, backend: tuple[str, int], context: Contexts | None, connections_max: int = 4096
@@ -72,9 +76,11 @@ class Front:
         self._of_address = max(1, int(PART * connections_max))
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._deciding: dict[asyncio.Task[None], str] = {}
+        self._deciding: set[asyncio.Task[None]] = set()
         self._pipes: set[_Pipe] = set()
+        self._of_network: dict[str, int] = {}
         self._callers: dict[int, str] = {}
+        self.connections = 0
 
     def caller(self, peer: str) -> str:
         """The true address of a client of grpcio's server.
@@ -85,11 +91,6 @@ class Front:
         """
         port = peer.rpartition(":")[2]
         return self._callers.get(int(port), "unknown") if port.isdecimal() else "unknown"
-
-    @property
-    def connections(self) -> int:
-        """How many connections there are, those that have not said what they are included."""
-        return len(self._deciding) + len(self._pipes) // 2 + len(self._server.endpoints)
 
     @property
     def port(self) -> int:
@@ -130,28 +131,45 @@ class Front:
                 self._take(client, peer[0])
 
     def _take(self, client: socket.socket, host: str) -> None:
-        if not self._has_room(host):
+        over = self._begin(network_of(host))
+        if over is None:
             client.close()
             return
         client.setblocking(False)
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.create_task(self._hand_over(client))
-        self._deciding[task] = host
-        task.add_done_callback(lambda done: self._deciding.pop(done, None))
+        task = asyncio.create_task(self._hand_over(client, over))
+        self._deciding.add(task)
+        task.add_done_callback(self._deciding.discard)
 
-    def _has_room(self, host: str) -> bool:
-        """Whether one more connection of an address may be taken; of IPv6, of its network."""
-        if self.connections >= self._connections_max:
-            return False
-        if self.connections < self._of_address:
-            return True  # Nearly always: nobody has to be counted.
-        hosts = [*self._deciding.values(), *(pipe.host for pipe in self._pipes), *self._server.hosts()]
-        return [network_of(each) for each in hosts].count(network_of(host)) < self._of_address
+    def _begin(self, network: str) -> Callable[[], None] | None:
+        """Counts a connection of an address, or of a network of IPv6; gives what counts it no more, once it has ended.
 
-    async def _hand_over(self, client: socket.socket) -> None:
+        None if there is no room for it. This looks at no other connection: a crowd is taken in one turn of the loop.
+        """
+        if self.connections >= self._connections_max or self._of_network.get(network, 0) >= self._of_address:
+            return None
+        self.connections += 1
+        self._of_network[network] = self._of_network.get(network, 0) + 1
+        goes_on = True
+
+        def over() -> None:
+            nonlocal goes_on
+            if goes_on:
+                goes_on = False
+                self._end(network)
+
+        return over
+
+    def _end(self, network: str) -> None:
+        self.connections -= 1
+        self._of_network[network] -= 1
+        if not self._of_network[network]:
+            del self._of_network[network]
+
+    async def _hand_over(self, client: socket.socket, over: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        handed = False
+        handed = goes_on = False
         try:
             async with asyncio.timeout(_DECIDE_S):
                 look = is_own_plaintext if self._context is None else is_own_hello
@@ -161,19 +179,23 @@ class Front:
                 handed = True
                 if own:
                     context = None if self._context is None else self._context()
-                    await hand_over(
+                    endpoint = await hand_over(
                         lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
                     )
+                    endpoint.closed.add_done_callback(lambda _: over())
                 else:
-                    await self._join(loop, client)
+                    await self._join(loop, client, over)
+                goes_on = True
         except (TimeoutError, OSError):
             # The client sent nothing, or left, or its certificate was refused; it sees the end of the connection.
             return
         finally:
+            if not goes_on:
+                over()
             if not handed:
                 client.close()
 
-    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:
+    async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket, over: Callable[[], None]) -> None:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)
         near.other, far.other = far, near
         joined = False
@@ -183,7 +205,7 @@ class Front:
             # This must be set before the first byte is passed on.
             self._callers[port] = address_text(client.getpeername())
             far.on_lost = lambda: self._callers.pop(port, None)
-            near.host = client.getpeername()[0]
+            near.on_lost = over
             await hand_over(lambda make: loop.connect_accepted_socket(make, client), lambda: near)
             joined = True
         finally:
@@ -202,8 +224,6 @@ class _Pipe(asyncio.Protocol):
         self._early: list[bytes] = []
         self._over = False
         self.ended = False
-        self.host = ""
-        """The address of the client; empty at the end that leads to grpcio's server."""
         self.on_lost: Callable[[], object] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -72,16 +72,17 @@ class Bucket:
         self._tokens = float(burst)
         self._at_s: float | None = None
 
-    def take(self, now_s: float) -> bool:
-        """Takes a token; False when there is none.
+    def take(self, now_s: float, count: int = 1) -> bool:
+        """Takes tokens; False when there are too few.
 
         Args:
             now_s: The time, by any clock that never goes back.
+            count: How many.
         """
         if self._at_s is not None:
             self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
-        if self._tokens < 1.0:
+        if self._tokens < count:
             return False
-        self._tokens -= 1.0
+        self._tokens -= count
         return True

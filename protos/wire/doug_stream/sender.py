@@ -5,6 +5,7 @@ Must not know what comes in, but for the peer's windows and settings.
 Invariants:
     1. No frame is longer, and no stream's or connection's DATA more, than the peer allows.
     2. The tail of a stream leaves behind its last message.
+    3. Whoever waits for its own window costs nothing while that of the connection grows.
 
 Source: RFC 9113, sections 5.2, 6.5.2 and 6.9.
 """
@@ -32,6 +33,10 @@ from doug_stream.messages import prefix
 from doug_stream.streams import Stream
 
 _TABLE_BYTES_MAX = 4096
+_WINDOWS_OF_FRAME = 2
+"""For how many growing windows a frame of content is a reason: the stream's, and the connection's."""
+_WINDOWS_MAX = 512
+"""How many growing windows what was sent explains at most: of peers that have much to take, several come together."""
 
 
 class Sender:
@@ -49,13 +54,22 @@ class Sender:
         self._window = WINDOW_DEFAULT
         self._frame_bytes_max = FRAME_BYTES_DEFAULT
         self._blocked: dict[int, Stream] = {}
+        self._narrow: dict[int, Stream] = {}
+        self._windows = 0
         self.initial_window = WINDOW_DEFAULT
         self.streams_max = WINDOW_MAX
 
     @property
     def waits(self) -> bool:
         """Whether messages wait for a window."""
-        return bool(self._blocked)
+        return bool(self._blocked or self._narrow)
+
+    def explains_window(self) -> bool:
+        """Whether what was sent is a reason for a window of the peer to grow once more."""
+        if not self._windows:
+            return False
+        self._windows -= 1
+        return True
 
     def put(self, packed: bytes) -> None:
         """Adds a finished frame."""
@@ -84,6 +98,8 @@ class Sender:
             self._window -= size
             head = frames.HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream.id)
             self._out.append(b"".join((head, prefix(size - 5), message)))
+            if self._windows < _WINDOWS_MAX:
+                self._windows += _WINDOWS_OF_FRAME
             return True
         stream.pending.append(prefix(size - 5) + message)
         return self._pump(stream)
@@ -101,6 +117,7 @@ class Sender:
         """Sends no more of what waits."""
         stream.pending.clear()
         self._blocked.pop(stream.id, None)
+        self._narrow.pop(stream.id, None)
 
     def grow_connection(self, size: int) -> list[Stream]:
         """The peer takes more on the connection; gives the streams whose messages have all gone now.
@@ -149,7 +166,7 @@ class Sender:
             sizes[:] = [min(sizes), sizes[-1]]
         # Sent before any frame that uses the new values: the peer keeps to the old ones until it reads this.
         self._out.append(frames.frame(SETTINGS, ACK, 0))
-        return self._pump_all()
+        return [*self._pump_all(), *self._pump_each(self._narrow)]
 
     def _resize(self, value: int, streams: list[Stream]) -> None:
         if value > WINDOW_MAX:
@@ -162,25 +179,42 @@ class Sender:
                 raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its limit")
 
     def _pump_all(self) -> list[Stream]:
-        return [stream for stream in list(self._blocked.values()) if self._pump(stream)]
+        """Goes on with the streams that wait for the connection's window; the others have nothing to gain by it."""
+        return self._pump_each(self._blocked)
+
+    def _pump_each(self, waiting: dict[int, Stream]) -> list[Stream]:
+        sent = []
+        for stream in list(waiting.values()):
+            if self._window <= 0:
+                break
+            if self._pump(stream):
+                sent.append(stream)
+        return sent
 
     def _pump(self, stream: Stream) -> bool:
         """Sends what waits, as far as the windows allow; says whether nothing waits any more."""
         while stream.pending:
             size = min(self._frame_bytes_max, stream.send_window, self._window)
             if size <= 0:
-                # It goes behind the other streams that wait for the connection's window.
-                self._blocked.pop(stream.id, None)
-                self._blocked[stream.id] = stream
+                self._wait(stream)
                 return False
             part = stream.cut(size)
             stream.send_window -= len(part)
             self._window -= len(part)
+            self._windows = min(_WINDOWS_MAX, self._windows + _WINDOWS_OF_FRAME)
             self._out.append(frames.frame(DATA, 0, stream.id, part))
         self._blocked.pop(stream.id, None)
+        self._narrow.pop(stream.id, None)
         if stream.end_sent:
             self._send_tail(stream)
         return True
+
+    def _wait(self, stream: Stream) -> None:
+        """Has a stream wait for its own window, or behind the other streams that wait for the connection's."""
+        self._blocked.pop(stream.id, None)
+        self._narrow.pop(stream.id, None)
+        waiting = self._narrow if stream.send_window <= 0 else self._blocked
+        waiting[stream.id] = stream
 
     def _send_tail(self, stream: Stream) -> None:
         # Trailers are packed only now: blocks share a table, so that they are packed in the order of their sending.

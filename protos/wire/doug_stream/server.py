@@ -252,10 +252,6 @@ class Server:
         """Whether a client with these names in its certificate is known."""
         return self._known is None or not self._known.isdisjoint(name.lower() for name in names)
 
-    def hosts(self) -> list[str]:
-        """The address of the client of each connection."""
-        return [str((endpoint.about("peername") or ("",))[0]) for endpoint in self.endpoints]
-
     async def stop(self, grace_s: float) -> None:
         """Takes no further calls, gives those that go on some time, then cuts them off."""
         self.stopping = True

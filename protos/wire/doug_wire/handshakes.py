@@ -5,7 +5,7 @@ nothing. Such connections would take the descriptors that a process needs for ot
 
 1. There are never more handshakes under way than there is room for connections.
 2. When there is no room for a new one, the handshake that has taken longest is given up for it: silent clients keep
-   nobody out.
+   nobody out. Then one connection is taken in a turn of the loop, so that a crowd does not either.
 
 Source: loop.connect_accepted_socket; docs/operations.md, Limits of clients.
 """
@@ -39,6 +39,7 @@ class Handshakes:
         make: Callable[[], Served],
         room: Callable[[], int],
         timeout_s: float,
+        free: Callable[[], int] | None = None,
     ) -> None:
         """Builds it; ``listen`` sets it going.
 
@@ -47,10 +48,13 @@ class Handshakes:
             make: Makes the protocol of a connection.
             room: Tells how many more connections there may be now, handshakes left out.
             timeout_s: How long a handshake may take.
+            free: Tells how many more there may be without another one having to go, handshakes left out; None for
+                ``room``.
         """
         self._context = context
         self._make = make
         self._room = room
+        self._free = free or room
         self._timeout_s = timeout_s
         self._accepting: list[asyncio.Task[None]] = []
         self._greeting: dict[asyncio.Task[None], None] = {}
@@ -75,10 +79,14 @@ class Handshakes:
         """How many handshakes are under way."""
         return len(self._greeting)
 
+    def free(self) -> int:
+        """How many more connections there may be without another one having to go."""
+        return self._free() - len(self._greeting)
+
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for client, _ in await accepted(loop, listener):
+            for client, _ in await accepted(loop, listener, self.free):
                 self._take(client)
 
     def _take(self, client: socket.socket) -> None:

@@ -22,7 +22,12 @@ class Listening:
     """Has a protocol serve each connection to some sockets."""
 
     def __init__(
-        self, make: Callable[[], Served], context: ssl.SSLContext | None, room: Callable[[], int], timeout_s: float
+        self,
+        make: Callable[[], Served],
+        context: ssl.SSLContext | None,
+        room: Callable[[], int],
+        timeout_s: float,
+        free: Callable[[], int] | None = None,
     ) -> None:
         """Builds it; ``start`` sets it going.
 
@@ -31,10 +36,12 @@ class Listening:
             context: The TLS context; None for plaintext.
             room: Tells how many more connections there may be now, those that have not begun left out.
             timeout_s: How long a handshake may take.
+            free: Tells how many more there may be without another one having to go, those that have not begun left out;
+                None for ``room``.
         """
         self._make = make
-        self._room = room
-        self._handshakes = None if context is None else Handshakes(context, make, room, timeout_s)
+        self._free = free or room
+        self._handshakes = None if context is None else Handshakes(context, make, room, timeout_s, free)
         self._handing: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,8 +76,9 @@ class Listening:
 
     def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> Served:
         """Makes the protocol of a connection that the loop has accepted, and takes those that wait behind it."""
-        # Without room one in a turn, to be told so: more would take the last descriptors.
-        for client, _ in waiting(listener, min(AT_ONCE, self._room() - len(self._handing)) - 1):
+        # Without room one in a turn, to be told so, or to take the place of one that has been silent for long: a crowd
+        # would take the last descriptors, and all such places before anybody in it had said a word.
+        for client, _ in waiting(listener, min(AT_ONCE, self._free() - len(self._handing)) - 1):
             client.setblocking(False)
             task = loop.create_task(self._hand_over(loop, client))
             self._handing.add(task)

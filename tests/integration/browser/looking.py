@@ -26,6 +26,13 @@ VIEWS = {
     "runbook": "#/runbook/DougDBNoLeader",
     "try": "#/try",
 }
+VIEWS_THAT_ASK = (
+    ("#/slots", "/v1/console/slots"),
+    ("#/graphs", "/v1/console/history"),
+    ("#/timeline?shard=0", "/v1/console/events"),
+    ("#/shard/0", "/v1/console/members"),
+)
+"""The views that ask for something beside the states that they are sent, and for what."""
 
 
 def pictures_wanted() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from integration.browser.conftest import Served, Tab
+from integration.browser.looking import VIEWS_THAT_ASK
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -88,15 +89,7 @@ def test_a_watch_that_is_refused_is_asked_for_less_and_less_often(
     assert asked_s[3] - asked_s[0] > 5.0, "after one, two and four seconds"
 
 
-@pytest.mark.parametrize(
-    ("place", "asked_for"),
-    [
-        ("#/slots", "/v1/console/slots"),
-        ("#/graphs", "/v1/console/history"),
-        ("#/timeline?shard=0", "/v1/console/events"),
-        ("#/shard/0", "/v1/console/members"),
-    ],
-)
+@pytest.mark.parametrize(("place", "asked_for"), VIEWS_THAT_ASK)
 def test_nothing_piles_up_while_a_facade_does_not_answer(
     open_tab: Callable[..., Tab], unguarded: Served, place: str, asked_for: str
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from integration.browser.conftest import Served, Tab, sign_in
+from integration.browser.looking import VIEWS_THAT_ASK
 from integration.browser.test_browser_members import MEMBERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -188,15 +189,7 @@ def test_that_the_facade_is_away_is_said_once(opened: Tab, place: str) -> None:
     page.wait_for_selector(".connection.live")
 
 
-@pytest.mark.parametrize(
-    ("place", "asked_for"),
-    [
-        ("#/slots", "/v1/console/slots"),
-        ("#/graphs", "/v1/console/history"),
-        ("#/timeline?shard=0", "/v1/console/events"),
-        ("#/shard/0", "/v1/console/members"),
-    ],
-)
+@pytest.mark.parametrize(("place", "asked_for"), VIEWS_THAT_ASK)
 def test_a_facade_that_tells_states_is_not_told_to_be_away_while_an_answer_takes_long(
     opened: Tab, place: str, asked_for: str
 ) -> None:

@@ -108,17 +108,17 @@ def _scan_directory(
         path = relative + b"/" + name if relative else name
         full = os.path.join(root, path)  # noqa: PTH118
         try:
-            mode = os.stat(full).st_mode  # noqa: PTH116
+            status = os.stat(full)  # noqa: PTH116
         except OSError as error:
             found.problems.append(Problem(os.fsdecode(full), ProblemKind.UNREADABLE, error.strerror or str(error)))
             continue
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(status.st_mode):
             _scan_directory(root, path, prefix, above | {identity}, found)
         else:
-            _scan_file(Path(os.fsdecode(full)), prefix + path, mode, found)
+            _scan_file(Path(os.fsdecode(full)), prefix + path, status, found)
 
 
-def _scan_file(path: Path, key: bytes, mode: int, found: Scan) -> None:
+def _scan_file(path: Path, key: bytes, status: os.stat_result, found: Scan) -> None:
     try:
         key.decode()
     except UnicodeDecodeError:
@@ -127,10 +127,10 @@ def _scan_file(path: Path, key: bytes, mode: int, found: Scan) -> None:
     if len(key) > KEY_BYTES_MAX:
         reason = f"the key would have {len(key)} bytes; the limit is {KEY_BYTES_MAX}"
         found.problems.append(Problem(str(path), ProblemKind.BAD_NAME, reason))
-    elif not stat.S_ISREG(mode):
+    elif not stat.S_ISREG(status.st_mode):
         found.problems.append(Problem(str(path), ProblemKind.UNREADABLE, "not a regular file"))
     else:
-        found.files.append(TreeFile(path, key, path.stat().st_size))
+        found.files.append(TreeFile(path, key, status.st_size))
 
 
 class TreeCopy:

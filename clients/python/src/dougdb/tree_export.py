@@ -10,6 +10,7 @@ The module knows files and entries, and must not know terminals or command lines
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable
@@ -134,10 +135,10 @@ class TreeExport:
             with open(part, "xb") as stream:  # noqa: PTH123
                 stream.write(entry.data)
             os.replace(part, path)  # noqa: PTH105
-        except OSError:
-            if os.path.exists(part):  # noqa: PTH110
+        finally:
+            # Also of who interrupts: the next import would take it for a file.
+            with contextlib.suppress(OSError):
                 os.unlink(part)  # noqa: PTH108
-            raise
         self.done.written += 1
         self.done.written_bytes += len(entry.data)
 

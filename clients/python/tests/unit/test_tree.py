@@ -11,8 +11,10 @@ import pytest
 
 from dougdb import AsyncDougClient, UnavailableError
 from dougdb.checks import VALUE_BYTES_MAX
+from dougdb.ranges import Entry
 from dougdb.shapes import Consistency
 from dougdb.tree import RETRY_S, ProblemKind, TreeCopy, scan
+from dougdb.tree_export import TreeExport
 
 URL = "http://127.0.0.1:26000"
 
@@ -95,6 +97,36 @@ async def test_a_file_that_vanished_is_named(tree: Path, store: Any) -> None:
     async with client:
         await copy.store(found.files)
     assert [problem.kind for problem in copy.problems] == [ProblemKind.UNREADABLE]
+
+
+def test_a_file_that_vanishes_while_the_tree_is_listed_ends_no_import(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was looked at twice, and had gone the second time."""
+    looks: list[bytes | str] = []
+    stat = os.stat
+
+    def look(path: Any, **options: Any) -> os.stat_result:
+        if os.fsdecode(path).endswith("mod.py"):
+            if looks:
+                raise FileNotFoundError(2, "No such file or directory", path)
+            looks.append(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", look)
+    assert "mod.py" in [file.path.name for file in scan(tree).files]
+
+
+def test_an_interrupted_export_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever imported the directory again stored it as a key."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dougdb.tree_export.os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TreeExport(tmp_path, b"").write([Entry(b"a/b", b"v", "text/plain", "7")])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 async def test_a_short_outage_is_outlived(tree: Path, store: Any, make_problem: Any) -> None:

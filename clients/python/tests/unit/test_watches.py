@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dougdb import (
     Value,
     WaitTimeoutError,
 )
+from dougdb.blocking.ranges import lines_of
 from dougdb.blocking.runtime import Pace
 from dougdb.cli import app
 from dougdb.commands import common
@@ -239,3 +241,22 @@ def test_dougctl_prints_changes_or_runs_a_command(store: Any, tmp_path: Path, mo
     assert RUNNER.invoke(app, ["watch", "--prefix", "u/", "--key", "k"]).exit_code == 2
     assert RUNNER.invoke(app, ["watch", "u/", "--key", "k"]).exit_code == 2
     assert RUNNER.invoke(app, ["watch", "--events", "jump"]).exit_code == 2
+
+
+def test_a_long_line_in_small_pieces_is_not_copied_with_each_of_them() -> None:
+    size, pieces, held = 1 << 20, 64, list[int]()
+
+    def arriving() -> Iterator[bytes]:
+        for _ in range(pieces):
+            held.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.reset_peak()
+            yield b"v" * (size // pieces)
+        yield b"\n\nlast\nnot whole"
+
+    tracemalloc.start()
+    try:
+        lines = list(lines_of(arriving()))
+    finally:
+        tracemalloc.stop()
+    assert [len(line) for line in lines] == [size, 4]
+    assert max(held) < 1.5 * size

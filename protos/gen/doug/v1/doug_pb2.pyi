@@ -1324,7 +1324,7 @@ class WatchRequest(_message.Message):
     messages: _builtins.bool
     """WatchBatch.changes instead of WatchBatch.records, for callers without doug_wire."""
     progress_ms: _builtins.int
-    """At the latest after so long without one there is a batch; 0: the node's choice."""
+    """At the latest after so long without one, 100 ms at least, there is a batch; 0: 1 s."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeKind.ValueType]:
         """None: all of them."""

@@ -7,13 +7,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
+from turns import counted_turns
 
 from doug.v1 import admin_pb2
 from facade.client.operators import cluster_status
+from facade.console import app as console_app
 from facade.console.assets import STATIC, load
 from facade.console.collector import LIVE_S, MINUTE_S, Collector
 from facade.console.history import STEP_S
@@ -177,6 +180,23 @@ async def test_the_stream_tells_what_is_new_and_ends_with_the_facade(make_facade
     await facade.until(lambda: collector.watchers == 0, "nobody looks any more")
 
 
+async def test_one_client_leaves_consoles_to_others(make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets all states, which count for no rate: whoever may look could open any number."""
+    monkeypatch.setattr(console_app, "STREAMS_MAX", 4)
+    facade = await make_facade(nodes=1)
+    await facade.use_sockets()
+    async with AsyncExitStack() as streams:
+        for _ in range(3):
+            answer = await streams.enter_async_context(facade.http.stream("GET", "/v1/console/stream"))
+            assert answer.status_code == 200
+        refused = await facade.http.get("/v1/console/stream")
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert "retry-after" in refused.headers
+    await facade.until(lambda: facade.application.console.collector.watchers == 0, "nobody looks any more")
+    async with facade.http.stream("GET", "/v1/console/stream") as answer:
+        assert answer.status_code == 200
+
+
 @pytest.mark.usefixtures("each_look_asks")
 async def test_a_hundred_consoles_ask_the_nodes_as_often_as_one(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=2)
@@ -236,40 +256,23 @@ async def test_requests_are_let_in_between_the_pieces_of_a_look(
         return {shard: [(node, status)] * 5 for shard in range(1000)}
 
     monkeypatch.setattr(facade.router.cluster, "read", read)
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    waiting = asyncio.create_task(others())
-    await look(facade)
-    waiting.cancel()
+    async with counted_turns() as turns:
+        await look(facade)
     # Both for browsers and for the last hour, which has 64 of the shards.
-    assert turns >= (5000 + 64 * 5) / PIECE_NODES
+    assert turns.count >= (5000 + 64 * 5) / PIECE_NODES
     assert len(json.loads(facade.application.console.collector.state)["shards"]) == 1000
 
 
 async def test_many_nodes_are_asked_some_at_a_time() -> None:
     begun: list[int] = []
-    turn = 0
+    async with counted_turns() as turns:
 
-    async def call(number: int) -> int:
-        begun.append(turn)
-        await asyncio.sleep(0)
-        return number
-
-    async def others() -> None:
-        nonlocal turn
-        while True:
+        async def call(number: int) -> int:
+            begun.append(turns.count)
             await asyncio.sleep(0)
-            turn += 1
+            return number
 
-    waiting = asyncio.create_task(others())
-    assert await cluster_status._all_of(call(number) for number in range(1000)) == list(range(1000))
-    waiting.cancel()
+        assert await cluster_status._all_of(call(number) for number in range(1000)) == list(range(1000))
     assert max(Counter(begun).values()) <= cluster_status.BEGUN_AT_ONCE
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from turns import counted_turns
 
 from doug.v1 import admin_pb2
 from facade.console import timelines
@@ -166,18 +167,9 @@ async def test_requests_are_let_in_while_many_events_are_taken(
     facade = await make_facade(nodes=1)
     answer = admin_pb2.EventsResponse(start_id="s", events=[event(n, n) for n in range(1, 101)])
     timeline = timelines.Timeline(facade.router.shards[0])
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    waiting = asyncio.create_task(others())
-    await timeline._take("shard-0-0", answer)
-    waiting.cancel()
-    assert turns >= 50 - 1
+    async with counted_turns() as turns:
+        await timeline._take("shard-0-0", answer)
+    assert turns.count >= 50 - 1
 
 
 async def test_numbers_that_a_browser_would_round_are_text(make_facade: MakeFacade) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from turns import counted_turns
 
 from doug.v1 import admin_pb2
 from doug_wire.slots import SLOTS, slot_of
@@ -61,6 +64,26 @@ async def test_cluster_tells_how_nodes_are_when_it_is_asked_for(make_facade: Mak
     assert vitals["certificate_ends_s"] == 1_900_000_000
     assert vitals["volumes"] == [{"name": "wal", "total_bytes": 100, "free_bytes": 7}]
     assert "facade" not in (await facade.http.get("/v1/cluster")).json()
+
+
+async def test_how_the_facade_is_is_told_without_making_all_its_metrics(make_facade: MakeFacade) -> None:
+    """Those of a thousand shards take long, and every console and every dougctl top asks again and again."""
+    facade = await make_facade(nodes=1)
+    made: list[bool] = []
+
+    class Noticed(Collector):
+        def collect(self) -> Iterator[Metric]:
+            made.append(True)
+            return iter(())
+
+    facade.metrics.registry.register(Noticed())
+    facade.metrics.tell_expiry(lambda: 1_900_000_000.5)
+    made.clear()
+    document = (await facade.http.get("/v1/cluster?vitals=true")).json()
+    assert (document["facade"]["certificate_ends_s"], made) == (1_900_000_000, [])
+    shown = (await facade.http.get("/metrics")).text
+    assert "dougdb_tls_certificate_expiry_timestamp_seconds 1.9000000005e+09" in shown
+    assert made == [True]
 
 
 def test_the_way_to_a_clock_and_back_is_what_it_can_be_wrong_by() -> None:
@@ -151,7 +174,7 @@ async def test_requests_are_let_in_between_the_pieces_of_an_answer_about_all_nod
         return statuses
 
     monkeypatch.setattr(facade.router.cluster, "read", read)
-    turns, made = 0, 0
+    made = 0
 
     def counted(*given: Any, **named: Any) -> Any:
         nonlocal made
@@ -161,16 +184,9 @@ async def test_requests_are_let_in_between_the_pieces_of_an_answer_about_all_nod
     node_view = cluster_routes.node_view
     monkeypatch.setattr(cluster_routes, "node_view", counted)
 
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    waiting = asyncio.create_task(others())
-    answers = await asyncio.gather(*(facade.http.get(f"/v1/cluster{query}") for _ in range(5)))
-    waiting.cancel()
-    assert turns >= 5000 / cluster_routes.PIECE_NODES
+    async with counted_turns() as turns:
+        answers = await asyncio.gather(*(facade.http.get(f"/v1/cluster{query}") for _ in range(5)))
+    assert turns.count >= 5000 / cluster_routes.PIECE_NODES
     assert made == 5000, "once for all who ask"
     shards = answers[0].json()["shards"]
     assert [shard["id"] for shard in shards] == list(range(1000))

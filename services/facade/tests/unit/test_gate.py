@@ -80,7 +80,7 @@ async def test_a_token_has_one_access_however_it_is_written() -> None:
     first = gate._prove(header(), NONE)
     assert gate._prove(header(before="bEARER "), NONE) is first
     assert len(gate._proofs) == 1
-    assert all(len(key) == 32 for key in gate._remembered), "no header is kept"
+    assert all(len(key) == 32 for key in gate._remembered.found), "no header is kept"
     found = gate.known(proof_of(header()), NONE)
     assert found is not None
     assert found.access is first
@@ -90,7 +90,7 @@ async def test_a_token_has_one_access_however_it_is_written() -> None:
     for wrong in (header() + b" ", header(before="Bearer \t"), header() + b"\t", b"Bearer ", b"Bearer"):
         with pytest.raises(UnauthenticatedError):
             gate._prove(wrong, NONE)
-    assert len(gate._remembered) == 2
+    assert len(gate._remembered.found) == 2
 
 
 async def test_what_is_remembered_is_bounded_in_number_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,9 +100,20 @@ async def test_what_is_remembered_is_bounded_in_number_and_length(monkeypatch: p
     gate, held = Rig().gate, []
     for way in ways:
         gate._prove(way, NONE)
-        held.append(len(gate._remembered))
+        held.append(len(gate._remembered.found))
     assert held == [1, 2, 1, 2]
     assert gate.known(proof_of(ways[-1]), NONE) is not None
+
+
+async def test_a_browser_that_asks_often_has_nobody_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its requests was counted as one more proof, until everybody had to prove anew who they are."""
+    monkeypatch.setattr(gate_module, "REMEMBERED_BYTES_MAX", 200)
+    gate = Rig().gate
+    begun = gate._sign_ins.begin("token:app", "token", MINTED.id, ("token:app",), 1500.0)
+    gate._prove(header(), NONE)
+    for _ in range(100):
+        gate._signed_in(begun.facts)
+    assert gate.known(proof_of(header()), NONE) is not None
 
 
 async def test_a_certificate_ends_on_a_connection_that_stays_open() -> None:

@@ -137,6 +137,33 @@ async def test_who_leaves_while_waiting_holds_nothing(given_before: bool) -> Non
     assert (places.taken, places._clients, places._addresses, places._waiting) == (0, {}, {}, {})
 
 
+class Counted(asyncio.Future[None]):
+    """A future that counts with how many others it is compared."""
+
+    compared = 0
+    __hash__ = asyncio.Future.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return self is other
+
+
+async def test_whoever_goes_away_is_found_at_once_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was looked for among all others: thousands of pages that nobody waited for any more held up everybody."""
+    places, order, gate, loop = Places("scans", 1), list[str](), asyncio.Event(), asyncio.get_running_loop()
+    held = ask(places, "x")
+    monkeypatch.setattr(loop, "create_future", lambda: Counted(loop=loop))
+    waiting = [asyncio.create_task(hold_soon(places, "a", order, gate)) for _ in range(300)]
+    await settled()
+    Counted.compared = 0
+    for task in reversed(waiting):
+        task.cancel()
+    await settled()
+    assert Counted.compared < 300
+    held.close()
+    assert (order, places.taken, places._waiting) == ([], 0, {})
+
+
 async def test_one_who_ends_may_make_room_for_several() -> None:
     """One of the same client, and one of the same address: both waited for that alone."""
     places, order = Places("scans", 4, of_client=1, of_address=1), list[str]()

@@ -120,7 +120,7 @@ async def test_whoever_looks_at_what_is_served_takes_little_memory() -> None:
     path = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
     streams = [announced(peer, MESSAGE_BYTES_MAX - 1, path) for _ in range(40)]
     sent = await sent_in_all(peer, reader, writer, streams)
-    assert sent < ASKING_MAX * MESSAGE_BYTES_MAX + 40 * (32 << 10), f"{sent >> 20} MiB"
+    assert sent < ASKING_MAX * others.PART * MESSAGE_BYTES_MAX + 40 * (32 << 10), f"{sent >> 20} MiB"
     writer.close()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         calls = [health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()) for _ in range(4)]
@@ -129,22 +129,32 @@ async def test_whoever_looks_at_what_is_served_takes_little_memory() -> None:
 
 
 async def test_calls_of_others_that_last_are_few_and_those_that_end_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(others, "WATCHING_MAX", 2)
-    going_on = asyncio.Event()
+    monkeypatch.setattr(others, "WATCHING_MAX", 4)
+    going_on, callers = asyncio.Event(), iter("aaaabbcac")
 
     async def watch(_: object, context: object) -> None:
         await going_on.wait()
 
-    limited: Any = others.few(grpc.unary_stream_rpc_method_handler(watch))
-    context = FakeContext()
-    held = [asyncio.create_task(limited.unary_stream(None, context)) for _ in range(2)]
+    limited: Any = others.few(grpc.unary_stream_rpc_method_handler(watch), lambda context: next(callers))
+
+    async def refused() -> None:
+        context = FakeContext()
+        with pytest.raises(Aborted):
+            await limited.unary_stream(None, context)
+        assert context.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    held = [asyncio.create_task(limited.unary_stream(None, FakeContext())) for _ in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(Aborted):
-        await limited.unary_stream(None, context)
-    assert context.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await refused()
+    held.append(asyncio.create_task(limited.unary_stream(None, FakeContext())))
+    await asyncio.sleep(0)
+    assert not held[-1].done(), "one caller leaves some to others"
+    await refused()
+    await refused()
     going_on.set()
     await asyncio.gather(*held)
-    await limited.unary_stream(None, context)
+    for _ in range(2):
+        await limited.unary_stream(None, FakeContext())
 
 
 async def test_a_connection_without_calls_is_ended() -> None:

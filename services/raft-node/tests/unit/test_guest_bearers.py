@@ -18,8 +18,9 @@ from doug_wire.auth import bearers as bearers_module
 from doug_wire.auth.bearers import Bearer, Bearers
 from doug_wire.auth.grants import parse_grant
 from doug_wire.auth.issuer import Issuer
+from doug_wire.auth.remembered import Remembered
 from raft_node.rpc.doug import callers as callers_module
-from raft_node.rpc.doug import guests as guests_module
+from raft_node.rpc.doug.guests import REMEMBERED_CHARACTERS_MAX, REMEMBERED_MAX
 from raft_node.rpc.doug.wanted import DOUG
 from raft_testing.guests import Aborted, Shard, shown
 
@@ -133,23 +134,23 @@ async def test_a_jwt_is_judged_once_and_ends_with_its_key_and_its_time(
     assert judged == [short], "what has ended is judged anew"
 
 
-async def test_what_is_kept_of_jwts_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guests_module, "REMEMBERED_MAX", 3)
+async def test_what_is_kept_of_jwts_is_bounded(rig: Rig) -> None:
+    rig.shard.guests._remembered = Remembered(3, REMEMBERED_CHARACTERS_MAX)
     for number in range(10):
         assert await rig.reads(signed(jti=str(number))) is None
-        assert len(rig.shard.guests._remembered) <= 3
+        assert len(rig.shard.guests._remembered.found) <= 3
     await rig.reads(signed(OTHER))
-    assert len(rig.shard.guests._remembered) <= 3, "and nothing is kept of what does not count"
+    assert len(rig.shard.guests._remembered.found) <= 3, "and nothing is kept of what does not count"
 
 
-async def test_what_is_kept_of_long_jwts_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_kept_of_long_jwts_is_bounded(rig: Rig) -> None:
     """One may name 256 groups, and ten thousand were kept: hundreds of megabytes."""
     texts = [signed(jti=str(number), groups=["ops", "g" * 190] * 20) for number in range(6)]
-    monkeypatch.setattr(guests_module, "REMEMBERED_CHARACTERS_MAX", 2 * len(texts[0]) + 1)
+    rig.shard.guests._remembered = Remembered(REMEMBERED_MAX, 2 * len(texts[0]) + 1)
     held = []
     for text in texts:
         assert await rig.reads(text) is None
-        held.append(len(rig.shard.guests._remembered))
+        held.append(len(rig.shard.guests._remembered.found))
     assert held == [1, 2, 1, 2, 1, 2]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -107,6 +108,19 @@ async def test_a_probe_finds_a_place_while_silent_connections_take_all() -> None
         assert (await ask(port, "/livez")).startswith(b"HTTP/1.1 200")
         assert len(server._server.server_state.connections) <= 3
         for _, writer in silent:
+            writer.close()
+
+
+async def test_each_connection_of_a_crowd_makes_room_for_itself() -> None:
+    """Many are taken in one turn of the loop: they all made the same one leave, and were as many as they liked."""
+    async with admin_port(connections_max=3) as (server, port):
+        first = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        assert (await ask(port, "/livez")).startswith(b"HTTP/1.1 200")
+        assert len(server._server.server_state.connections) <= 3
+        for each in crowd:
+            each.close()
+        for _, writer in first:
             writer.close()
 
 

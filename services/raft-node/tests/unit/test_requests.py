@@ -118,6 +118,31 @@ async def test_a_request_that_does_not_come_loses_its_place(monkeypatch: pytest.
     assert (none.status, requests.taken) == (grpc.StatusCode.INVALID_ARGUMENT, 0)
 
 
+class Counted(asyncio.Future[None]):
+    """A future that counts with how many others it is compared."""
+
+    compared = 0
+    __hash__ = asyncio.Future.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return self is other
+
+
+async def test_whoever_goes_away_is_found_at_once_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was looked for among all others: ten thousand that went away together kept a node busy for seconds."""
+    requests, loop = Requests(places=1), asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "create_future", lambda: Counted(loop=loop))
+    begun = begin(requests, *(Call(common="many") for _ in range(300)))
+    await settled()
+    Counted.compared = 0
+    for task in reversed(begun):
+        task.cancel()
+    await settled()
+    assert (requests.taken, requests._waiting) == (0, {})
+    assert Counted.compared < 300
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("nec")), max_size=60))
 async def test_whoever_may_be_read_does_not_wait(steps: list[tuple[str, str]]) -> None:
     """Whatever begins, ends and is cancelled: no bound is exceeded, and no place is free for one who waits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft_node.storage.tables.version import LEVELS, TableMeta, Version, VersionEdit, VersionError, find_table
+from raft_node.storage.tables.version import LEVELS, TableMeta, Version, VersionEdit, VersionError
 
 
 def table(number: int, smallest: bytes = b"a", largest: bytes = b"z", size: int = 100) -> TableMeta:
@@ -68,8 +68,3 @@ def test_overlapping_tables_of_a_level_are_found() -> None:
     ]
     assert found == [[1, 2], [], [1, 2, 3]]
     assert version.level_bytes(1) == 300
-
-
-@pytest.mark.parametrize(("key", "position"), [(b"", -1), (b"a", 0), (b"c", 0), (b"d", -1), (b"e", 1), (b"z", -1)])
-def test_at_most_one_table_of_a_level_may_hold_a_key(key: bytes, position: int) -> None:
-    assert find_table([b"c", b"g"], [b"a", b"e"], key) == position

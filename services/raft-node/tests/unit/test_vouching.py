@@ -50,30 +50,35 @@ class Shard:
         return pb.IdentifyResponse(shard=self.shard, cluster_id=self.cluster_id, standing=standing)
 
 
+async def heard(shard: Shard, sender: NodeId) -> bool:
+    """Whether a sender with a certificate of its own is heard."""
+    return await shard.vouching.is_member(sender, {sender.name})
+
+
 async def test_a_member_that_is_known_is_asked_about_by_nobody() -> None:
     shard = Shard(THREE, ADDRESSES, set())
-    assert await shard.vouching.is_member(B)
+    assert await heard(shard, B)
     shard.current, shard.applied = Configuration((A, C)), THREE
-    assert await shard.vouching.is_member(B), "who leads while it is removed, leads to the end of that"
+    assert await heard(shard, B), "who leads while it is removed, leads to the end of that"
     assert shard.asked == []
 
 
 async def test_a_certificate_of_the_authority_makes_no_member() -> None:
     shard = Shard(THREE, ADDRESSES, {A, B, C})
-    assert not await shard.vouching.is_member(FACADE)
-    assert not await shard.vouching.is_member(NodeId("b", 99)), "an old disk of a member"
+    assert not await heard(shard, FACADE)
+    assert not await heard(shard, NodeId("b", 99)), "an old disk of a member"
     assert shard.asked == ["b:1", "c:1", "c:1"], "nobody vouches for itself while others can"
 
 
 async def test_a_leader_that_came_while_the_node_was_away_is_heard_by_a_members_word() -> None:
     shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
     shard.away = {"b:1"}
-    assert await shard.vouching.is_member(LEADER)
-    assert await shard.vouching.is_member(LEADER)
+    assert await heard(shard, LEADER)
+    assert await heard(shard, LEADER)
     assert shard.asked == ["b:1", "c:1"], "it is remembered"
     shard.current = Configuration((A, B, C), (FACADE,))
     shard.members.discard(LEADER)
-    assert not await shard.vouching.is_member(LEADER), "but not beyond a change of the members"
+    assert not await heard(shard, LEADER), "but not beyond a change of the members"
 
 
 @pytest.mark.parametrize("wrong", ["nobody answers", "another cluster", "another shard"])
@@ -86,34 +91,51 @@ async def test_without_a_members_word_nobody_is_heard(wrong: str) -> None:
             shard.cluster_id = b"decaf"
         case _:
             shard.shard = 8
-    assert not await shard.vouching.is_member(LEADER)
+    assert not await heard(shard, LEADER)
 
 
 async def test_an_empty_node_asks_whom_the_settings_name_and_else_believes_its_leader() -> None:
     shard = Shard(NO_MEMBERS, {"b": "b:1", "c": "c:1"}, {B, C})
-    assert await shard.vouching.is_member(B)
+    assert await heard(shard, B)
     assert shard.asked == ["c:1"]
-    assert not await shard.vouching.is_member(FACADE)
+    assert not await heard(shard, FACADE)
     alone = Shard(NO_MEMBERS, {}, set())
-    assert await alone.vouching.is_member(LEADER)
+    assert await heard(alone, LEADER)
     pair = Shard(NO_MEMBERS, {"b": "b:1"}, {B})
-    assert await pair.vouching.is_member(B), "at its own address, where there is nobody else"
+    assert await heard(pair, B), "at its own address, where there is nobody else"
     assert pair.asked == ["b:1"]
-    assert not await Shard(Configuration((A,)), {"a": "a:1"}, set()).vouching.is_member(FACADE), "nobody to ask"
+    assert not await heard(Shard(Configuration((A,)), {"a": "a:1"}, set()), FACADE), "nobody to ask"
 
 
 async def test_askings_and_what_is_remembered_are_bounded() -> None:
     shard = Shard(THREE, ADDRESSES, {NodeId(f"n{number}", 1) for number in range(200)})
     shard.may_answer.clear()
-    asking = [asyncio.create_task(shard.vouching.is_member(NodeId(f"n{number}", 1))) for number in range(20)]
+    asking = [asyncio.create_task(heard(shard, NodeId(f"n{number}", 1))) for number in range(20)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len(shard.asked) == 2 * ASKING_MAX
     shard.may_answer.set()
     assert sum(await asyncio.gather(*asking)) == ASKING_MAX
     for number in range(200):
-        assert await shard.vouching.is_member(NodeId(f"n{number}", 1))
+        assert await heard(shard, NodeId(f"n{number}", 1))
     assert len(shard.vouching._vouched) <= REMEMBERED_MAX
+
+
+async def test_whoever_is_refused_again_and_again_keeps_no_leader_out() -> None:
+    """Any certificate of the authority had all askings to itself, under as many names as it liked."""
+    shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
+    shard.may_answer.clear()
+    names = {"somebody", "10.0.0.9"}
+    strangers = [asyncio.create_task(shard.vouching.is_member(NodeId(f"x{n}", n), names)) for n in range(20)]
+    await asyncio.sleep(0)
+    leader = asyncio.create_task(heard(shard, LEADER))
+    await asyncio.sleep(0)
+    shard.may_answer.set()
+    assert await leader
+    assert not any(await asyncio.gather(*strangers))
+    assert len(shard.asked) == 2 + 2, "about one of them, and the leader"
+    assert not await shard.vouching.is_member(NodeId("x1", 99), names)
+    assert len(shard.asked) == 6, "and about the next one, once there is an answer"
 
 
 class Refused(Exception):  # noqa: N818 - what gRPC's abort does

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,17 +16,18 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire import command as commands
 from doug_wire.command import Condition, ConditionKind, Opcode
 from doug_wire.payload import Compare, CompareKind, Txn, encode_batch, encode_increment, encode_txn
+from doug_wire.puts import encode_puts
 from doug_wire.watch import Change, ChangeKind, decode_changes
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import OverloadedError
-from raft_node.kv.changes import EVERYTHING, Filter
-from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX, decode_value
+from raft_node.kv.changes import EVERYTHING, Filter, Removal, changes_in, encode_removals
+from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX, VALUE_FORMAT, VALUE_HEADER, decode_value
 from raft_node.kv.operations.expiry import encode_expire
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.rpc.doug import watch_stream
-from raft_node.runtime.reads.watches import HistoryGoneError, Position, Watches
+from raft_node.runtime.reads.watches import STEP_EFFECTS, HistoryGoneError, Position, Watches
 from raft_node.storage.engine import BlockNeeded, Engine
 from raft_node.storage.snapshots.checkpoint import Checkpoint
 from raft_testing.engines import TINY_OPTIONS, settle
@@ -79,6 +81,17 @@ class Node:
 
     def notes(self) -> list[bytes]:
         return [key for key, _ in self.engine.scan(DUE_PREFIX, b"\x00due0")]
+
+
+def replica_of(node: Node, applied_index: int = 0) -> Any:
+    """What a stream to a client needs to know of a node."""
+    return SimpleNamespace(
+        watches=node.watches,
+        serves_local_reads=True,
+        receipt=pb.Receipt,
+        peers=SimpleNamespace(me=SimpleNamespace(cluster_id=b"c")),
+        driver=SimpleNamespace(applied_index=applied_index, node=SimpleNamespace(leader="n")),
+    )
 
 
 async def told(node: Node, position: Position, wanted: Filter = EVERYTHING) -> list[Change]:
@@ -340,6 +353,70 @@ def test_whether_anybody_watches_is_told_when_the_first_one_comes_and_when_the_l
     assert node.watched == [True, False]
 
 
+def puts(index: int, count: int) -> Entry:
+    """An entry with so many puts."""
+    keys = [b"k%d/%d" % (index, number) for number in range(count)]
+    return entry(index, commands.encode(Opcode.BATCH, keys[0], b"", encode_puts(keys, [b"v"] * count)), index)
+
+
+def test_a_step_looks_at_few_changes_however_few_are_wanted() -> None:
+    """A watch of other keys looked at 64 batches of all that was written fast: a second of the loop of a leader."""
+    node = Node(MemoryFileSystem(), options=replace(OPTIONS, memtable_bytes=8 << 20))
+    node.apply([entry(1, commands.encode(Opcode.CREATE_SHARD, b"", value=encode_create_shard(0, 1)), 0)])
+    for index in range(2, 34):
+        node.apply([puts(index, 1000)])
+
+    async def stepwise() -> list[int]:
+        watch, upto = node.watches.open(Position(0), Filter(b"k9/7", b"k9/8")), [0]
+        keys: list[bytes] = []
+        while (step := await node.watches.step(watch)) is not None:
+            upto.append(step.upto)
+            keys += [change.key for change in decode_changes(step.records)]
+        assert sorted(keys) == sorted(b"k9/%d" % number for number in (7, *range(70, 80), *range(700, 800)))
+        return upto
+
+    upto = asyncio.run(stepwise())
+    assert upto[-1] == 32_000
+    assert max(after - before for before, after in pairwise(upto)) <= STEP_EFFECTS + 1000
+    node.watches.close_all()
+
+
+def test_of_a_change_of_several_keys_the_wanted_ones_keep_their_places() -> None:
+    batch, notes = [], []
+    for place, (key, revision, there) in enumerate(
+        [(b"a", 1, True), (b"b", 2, True), (b"c", 2, False), (b"b", 2, True), (b"d", 2, True), (b"c", 3, True)]
+    ):
+        value = VALUE_HEADER.pack(VALUE_FORMAT, 0, 0, 1, revision) + b"v" if there else None
+        batch.append((USER_PREFIX + key, value))
+        if not there:
+            notes.append(Removal(place, revision, int(ChangeKind.DELETE)))
+    batch.append((b"\x00state", b""))
+    every = changes_in(batch, encode_removals(notes), (0, 0))
+    assert [(each.key, each.revision, each.place, each.last) for each in every] == [
+        (b"a", 1, 0, True), (b"b", 2, 0, False), (b"c", 2, 1, False), (b"d", 2, 2, True), (b"c", 3, 0, True)
+    ]  # fmt: skip
+    for start, end in ((b"", b"b"), (b"b", None), (b"c", b"d"), (b"d", None), (b"e", None), (b"b", b"c")):
+        wanted = Filter(start, end)
+        expected = [each for each in every if wanted.wants(each.kind, each.key)]
+        assert changes_in(batch, encode_removals(notes), (0, 0), wanted) == expected
+
+
+async def test_progress_is_told_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs as much as a message with changes: 64 watches of one client took all of a node, told nothing."""
+    asked: list[float] = []
+
+    async def tell(replica: object, watch: object, write: object, progress_s: float, *, messages: bool) -> None:
+        asked.append(progress_s)
+
+    monkeypatch.setattr(watch_stream, "_tell", tell)
+    node = Node(MemoryFileSystem())
+    replica, sent = replica_of(node), asyncio.Queue[pb.WatchBatch]()
+    for asked_ms in (0, 1, 99, 250):
+        await watch_stream.send(replica, pb.WatchRequest(now=True, progress_ms=asked_ms), sent.put)
+    assert asked == [1.0, 0.1, 0.1, 0.25]
+    node.watches.close_all()
+
+
 def test_progress_never_runs_ahead_of_what_was_told() -> None:
     """What a step says it has told is what its records end with, also when more waits than goes into a message."""
     node = Node(MemoryFileSystem(), options=replace(OPTIONS, memtable_bytes=8 << 20))
@@ -367,13 +444,7 @@ async def test_a_message_tells_the_entry_up_to_which_all_was_sent_once_it_was() 
     floor = node.machine.floor
     for index in range(3, 13):
         node.apply([entry(index, commands.encode(Opcode.PUT, b"k", b"", b"v" * 60_000), index)])
-    replica: Any = SimpleNamespace(
-        watches=node.watches,
-        serves_local_reads=True,
-        receipt=pb.Receipt,
-        peers=SimpleNamespace(me=SimpleNamespace(cluster_id=b"c")),
-        driver=SimpleNamespace(applied_index=12, node=SimpleNamespace(leader="n")),
-    )
+    replica = replica_of(node, 12)
     sent: asyncio.Queue[pb.WatchBatch] = asyncio.Queue()
     sending = asyncio.create_task(watch_stream.send(replica, pb.WatchRequest(after=floor), sent.put))
     batches = [await sent.get()]

@@ -193,9 +193,13 @@ class Ranges(Operators):
 
 def lines_of(pieces: Iterator[bytes]) -> Stream[bytes]:
     """Lines as they are complete. An end of a line is a line feed alone: JSON may have other ones within strings."""
-    rest = b""
+    rest = bytearray()
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+        if b"\n" not in piece:
+            rest += piece  # A long line in small pieces is not copied with each of them.
+            continue
+        *lines, last = b"".join((rest, piece)).split(b"\n")
+        rest = bytearray(last)
         for line in lines:
             if line.strip():
                 yield line

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Self
 
 FORMAT = 1
-SHARDS_MAX = 64
 NODES_MAX = 9
 # The files that a directory may have before it is ours: also those of a start that was cut off in the middle of a file,
 # and that of the root of every ext4 volume.

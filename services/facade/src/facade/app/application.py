@@ -182,17 +182,21 @@ class Application:
             raise
 
     def _count(self, raw_path: bytes, scope: Scope) -> None:
-        """Notes whose share the request takes, and counts a request of keys.
+        """Notes whose share the request takes, and counts it if it is one of keys.
 
         Raises:
             TooManyRequestsError: The client or address has used up its share.
         """
-        network = _network(scope)
-        principal = self._principal()
-        sender.set(principal or network)
-        peer.set(network)
+        principal, network = self._note_sender(scope)
         if self.front.quotas.counts and raw_path.startswith(_OF_KEYS):
             self.front.quotas.take(principal, network)
+
+    def _note_sender(self, scope: Scope) -> tuple[str, str]:
+        """Notes whose share the request takes: its principal's, or its address's; returns both."""
+        network, principal = _network(scope), self._principal()
+        sender.set(principal or network)
+        peer.set(network)
+        return principal, network
 
     def _principal(self) -> str:
         """The sender of the request that is being served; empty while clients need not say who they are."""
@@ -208,6 +212,7 @@ class Application:
             self._metrics.request(method, error.status, "none", 0.0, console.route)
             await refusal(error)(scope, receive, send)
             return
+        self._note_sender(scope)
         if self._witness is None:
             await console(scope, receive, send)
             return

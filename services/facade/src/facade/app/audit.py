@@ -87,6 +87,8 @@ class Audit:
         self._clock = clock
         self._rooms = {event: _Room(clock()) for event in EVENTS}
         self._lines = Counter("dougdb_facade_audit_lines", "Lines of the audit log", ("event",), registry=registry)
+        for event in EVENTS:
+            self._lines.labels(event)
         self._dropped = Counter(
             "dougdb_facade_audit_dropped", "Lines that the audit log has left out", registry=registry
         )

@@ -33,6 +33,7 @@ from doug_wire.auth import tokens
 from doug_wire.auth.bearers import BearerError, Bearers
 from doug_wire.auth.document import CERTIFICATE, TOKEN, DocumentError
 from doug_wire.auth.grants import ALL, NOTHING
+from doug_wire.auth.remembered import Remembered
 from facade.app.audit import Audit
 from facade.app.certificates import NONE, Certificate
 from facade.app.origins import SAFE, Seen, is_own_page
@@ -112,8 +113,7 @@ class Gate:
         self._rules = Rules()
         self._stale_s = settings.auth_stale_ms / 1000
         self._poll_s = settings.auth_poll_ms / 1000
-        self._remembered: dict[bytes, Caller] = {}
-        self._remembered_bytes = 0
+        self._remembered = Remembered[Caller](REMEMBERED_MAX, REMEMBERED_BYTES_MAX)
         self._proofs: weakref.WeakKeyDictionary[Access, _Proof] = weakref.WeakKeyDictionary()
         self._accesses: weakref.WeakValueDictionary[_Proof, Access] = weakref.WeakValueDictionary()
         self._by_id = state.document.by_id()
@@ -159,7 +159,7 @@ class Gate:
             proof: The hash of what ``Authorization`` says; empty without it.
             certificate: The certificate of the connection.
         """
-        found = self._remembered.get(proof or _key(b"", certificate))
+        found = self._remembered.found.get(proof or _key(b"", certificate))
         if found is not None:
             found.access.used = True
         return found
@@ -261,11 +261,7 @@ class Gate:
         return self._remember(_key(authorization, certificate), self._access(name, proof), len(authorization))
 
     def _remember(self, shown: bytes, access: Access, size: int) -> Access:
-        self._remembered_bytes += size
-        if len(self._remembered) >= REMEMBERED_MAX or self._remembered_bytes > REMEMBERED_BYTES_MAX:
-            self._remembered.clear()
-            self._remembered_bytes = size
-        self._remembered[shown] = Caller(access)
+        self._remembered.keep(shown, Caller(access), size)
         access.used = True
         return access
 
@@ -363,7 +359,7 @@ class Gate:
                 self._renew(access, proof, now_s, anew=anew)
             else:
                 access.end()
-        self._remembered = {header: caller for header, caller in self._remembered.items() if not caller.access.ended}
+        self._remembered.drop_those(lambda caller: caller.access.ended)
 
     def _forget_bearers(self) -> None:
         """Ends the accesses by JWTs whose key has left the issuer's set; nothing changes for the others."""

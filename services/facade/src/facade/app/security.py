@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge
 
 from doug_wire import tls
 from doug_wire.tls import Certificates
@@ -93,10 +92,3 @@ def https(settings: Settings, certificates: Certificates | None) -> Callable[...
     if "mtls" in settings.auth_mode:
         return lambda config, default: found.client_context()
     return lambda config, default: found.https_context()
-
-
-def show_expiry(certificates: Certificates, registry: CollectorRegistry) -> None:
-    """Has the metrics tell when the certificate ends."""
-    Gauge(
-        "dougdb_tls_certificate_expiry_timestamp_seconds", "When the certificate in use ends", registry=registry
-    ).set_function(certificates.expires_s)

@@ -131,13 +131,17 @@ class _Server(uvicorn.Server):
         """Listens by ``Listening``, as uvicorn does not."""
         factory: Callable[..., Any] = self.config.http_protocol_class
         make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
-        self.listening = Listening(make, self.config.ssl, self._room, self._front.head_timeout_s)
+        self.listening = Listening(make, self.config.ssl, self._room, self._front.head_timeout_s, self._free)
         self.servers = await self.listening.start(sockets or (), self.config.backlog)
         self.started = True
 
     def _room(self) -> int:
         """How many more connections there may be: always some, since those in the reserve make room for new ones."""
-        return self._front.connections_max + 2 * reserve.PLACES - len(self.server_state.connections)
+        return self._free() + 2 * reserve.PLACES
+
+    def _free(self) -> int:
+        """How many more connections there may be outside of the reserve."""
+        return self._front.connections_max - len(self.server_state.connections)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets nobody in any more, then as uvicorn does."""
@@ -227,7 +231,7 @@ async def serve(
         if application.console is not None:
             background.append(group.create_task(application.console.collector.run()))
         if certificates is not None:
-            security.show_expiry(certificates, metrics.registry)
+            metrics.tell_expiry(certificates.expires_s)
             watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
             background.append(group.create_task(watch))
         log.info("facade.started", listen=[str(address) for address in settings.addresses])

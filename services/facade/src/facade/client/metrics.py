@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -41,7 +41,8 @@ UNMATCHED = "unmatched"
 HEDGE_OUTCOMES = ("sent", "won", "over_budget")
 
 RETRY_REASONS = (
-    *("no_leader", "superseded", "overloaded", "unavailable", "wrong_shard", "silent", "stream_broken", "unanswered"),
+    *("no_leader", "superseded", "overloaded", "disk_full", "unavailable", "not_fresh_enough", "wrong_shard", "silent"),
+    *("stream_broken", "unanswered"),
 )
 
 
@@ -76,6 +77,7 @@ class Metrics:
         inflight: Requests that are being answered; a plain number, because every request changes it twice.
         places: The bounds of how many scans, watches and long polls a client has, and of the bytes of its batches.
         loop_lag_s: How late the last timer of the event loop was.
+        certificate_ends_s: Gives when the certificate in use ends, in seconds since the epoch; None without one.
     """
 
     def __init__(self, commit: str = "") -> None:
@@ -84,6 +86,7 @@ class Metrics:
         self.inflight = 0
         self.places: list[Places | Bytes] = []
         self.loop_lag_s = 0.0
+        self.certificate_ends_s: Callable[[], float] | None = None
         # Without a second series for each counter that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         ProcessCollector(registry=self.registry)
@@ -219,6 +222,13 @@ class Metrics:
             "dougdb_partition_map_updates", "How often a new partition map was taken over", "source"
         )
         self._map_updates.labels("leader")
+
+    def tell_expiry(self, ends_s: Callable[[], float]) -> None:
+        """Tells when the certificate in use ends; ``ends_s`` gives the time in seconds since the epoch."""
+        self.certificate_ends_s = ends_s
+        self._gauge("dougdb_tls_certificate_expiry_timestamp_seconds", "When the certificate in use ends").set_function(
+            ends_s
+        )
 
     def request(self, method: str, status: int, consistency: str, seconds: float, route: str = KEY_ROUTE) -> None:
         """Counts one answered request."""

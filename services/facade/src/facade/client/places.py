@@ -14,10 +14,9 @@ Source: docs/operations.md, Limits of clients.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import NamedTuple
 
 from facade.client.access import peer, sender
 from facade.errors import NotAppliedError, ProblemError, TooManyRequestsError
@@ -26,16 +25,9 @@ PART = 3 / 4
 """The part of all places that one client may take, unless the settings name a number."""
 
 
-class _Waiter(NamedTuple):
-    """A request that waits for a place.
-
-    Attributes:
-        address: The client's address.
-        has_place: Done when it has one.
-    """
-
-    address: str
-    has_place: asyncio.Future[None]
+_Queue = OrderedDict[asyncio.Future[None], None]
+"""Requests that wait, in the order of their turns, by what is done once they have a place. Whoever goes away is found
+at once, however many wait."""
 
 
 class Places:
@@ -63,7 +55,7 @@ class Places:
         self._of_address = of_address or total
         self._clients: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
-        self._waiting: dict[str, dict[str, deque[_Waiter]]] = {}
+        self._waiting: dict[str, dict[str, _Queue]] = {}
         """By client, and of each by address, in the order of their turns: those that wait."""
         self.taken = 0
         self.refused = 0
@@ -109,32 +101,32 @@ class Places:
 
     async def _wait(self, client: str, address: str, patience_s: float) -> None:
         """Waits until the sender has a place; raises what ``one_soon`` does."""
-        waiter = _Waiter(address, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(client, {}).setdefault(address, deque()).append(waiter)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, {}).setdefault(address, OrderedDict())[place] = None
         try:
             async with asyncio.timeout(patience_s):
-                await waiter.has_place
+                await place
         except TimeoutError:
-            self._leave(client, waiter)
+            self._leave(client, address, place)
             raise self._refuse(self._refusal(client, address) or self._full(), client) from None
         except asyncio.CancelledError:
-            self._leave(client, waiter)
+            self._leave(client, address, place)
             raise
 
-    def _leave(self, client: str, waiter: _Waiter) -> None:
+    def _leave(self, client: str, address: str, place: asyncio.Future[None]) -> None:
         """Lets a request go that waits no more, perhaps just after it was given a place."""
-        if waiter.has_place.cancelled():
+        if place.cancelled():
             queues = self._waiting.get(client, {})
-            queue = queues.get(waiter.address, deque())
-            if waiter in queue:
-                queue.remove(waiter)
+            queue = queues.get(address)
+            if queue is not None and place in queue:
+                del queue[place]
                 if not queue:
-                    del queues[waiter.address]
+                    del queues[address]
                 if not queues:
                     del self._waiting[client]
             self._hand_on()
         else:
-            self._give_back(client, waiter.address)
+            self._give_back(client, address)
 
     def _refusal(self, client: str, address: str) -> ProblemError | None:
         """Why a client may have no place now; None if it may."""
@@ -175,29 +167,33 @@ class Places:
         while handed and self.taken < self._total:
             handed = False
             for client, queues in list(self._waiting.items()):
-                waiter = self._next(client, queues)
-                if waiter is not None:
-                    self._take(client, waiter.address)
-                    waiter.has_place.set_result(None)
+                address = self._next(client, queues)
+                if address is not None:
                     handed = True
-                if waiter is not None or not queues:
+                if address is not None or not queues:
                     del self._waiting[client]
                 if queues:
                     self._waiting[client] = queues  # If it had its turn, behind the others.
 
-    def _next(self, client: str, queues: dict[str, deque[_Waiter]]) -> _Waiter | None:
-        """Takes the request whose turn it is off a client's queues: the first of an address that may have a place."""
+    def _next(self, client: str, queues: dict[str, _Queue]) -> str | None:
+        """Gives a place to the request whose turn it is of a client's: the first of an address that may have one.
+
+        Returns:
+            The address; None if there is none.
+        """
         for address, queue in list(queues.items()):
-            while queue and queue[0].has_place.done():
-                queue.popleft()  # It was cancelled, and has not come to leave yet.
+            while queue and next(iter(queue)).done():
+                queue.popitem(last=False)  # It was cancelled, and has not come to leave yet.
             if not queue:
                 del queues[address]
             elif self._refusal(client, address) is None:
-                waiter = queue.popleft()
+                place, _ = queue.popitem(last=False)
                 del queues[address]
                 if queue:
                     queues[address] = queue
-                return waiter
+                self._take(client, address)
+                place.set_result(None)
+                return address
         return None
 
 

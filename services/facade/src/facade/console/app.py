@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ from doug_wire.partition_map import PartitionMap
 from doug_wire.slots import slot_of
 from facade.client.access import LOOKING, allowed, current
 from facade.client.metrics import Metrics
+from facade.client.places import Places
 from facade.client.router import Router
 from facade.console.assets import PREFIX, AssetsApp
 from facade.console.collector import MINUTES, Collector
 from facade.console.faults import FaultsApp
 from facade.console.timelines import Timelines
-from facade.errors import BadRequestError, NotAppliedError
+from facade.errors import BadRequestError, NotAppliedError, ProblemError
 from facade.routes import body as bodies
 from facade.routes.options import decode_key64, parse_query
 from facade.routes.raw import RawApp, RawRequest, Scope, Send, request_id_of
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 DATA_PREFIX = b"/v1/console/"
 SHARD_MAX = 1 << 31
 SHARDS_MAX = 64
+STREAMS_MAX = 256
+"""How many browsers may look at a time: each gets up to a quarter of a mebibyte twice a second."""
 TIMELINES_MAX = 8
 """Of so many shards the events are told at once."""
 _NO_STORE = (b"cache-control", b"no-store")
@@ -184,7 +188,8 @@ class DataApp(RawApp):
 class StreamApp(RawApp):
     """Serves the stream of states.
 
-    It is counted when it begins, by how long that took: what a stream lasts says nothing about anything.
+    It is counted when it begins, by how long that took: what a stream lasts says nothing about anything. One client has
+    a part of all streams at most, as of all that lasts.
     """
 
     route = "/v1/console/stream"
@@ -194,6 +199,8 @@ class StreamApp(RawApp):
         super().__init__(metrics)
         self._collector = collector
         self._guarded = guarded
+        self._places = Places("consoles are open", STREAMS_MAX)
+        metrics.places.append(self._places)
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
         """Serves one request, for as long as its client stays."""
@@ -202,15 +209,25 @@ class StreamApp(RawApp):
             return
         started_s = perf_counter()
         request = RawRequest(scope, receive, send)
-        await request.start(200, _STREAM)
-        self._metrics.request(request.method, 200, "none", perf_counter() - started_s, self.route)
-        if request.method == "HEAD":
-            await request.send(b"")
-            return
-        gone = asyncio.ensure_future(_until_gone(receive))
+        with ExitStack() as place:
+            try:
+                place.enter_context(self._places.one())
+            except ProblemError as error:
+                await request.refuse(error)
+                self._metrics.request(request.method, error.status, "none", perf_counter() - started_s, self.route)
+                return
+            await request.start(200, _STREAM)
+            self._metrics.request(request.method, 200, "none", perf_counter() - started_s, self.route)
+            if request.method == "HEAD":
+                await request.send(b"")
+            else:
+                await self._serve_stream(request, request_id_of(scope))
+
+    async def _serve_stream(self, request: RawRequest, request_id: bytes) -> None:
+        gone = asyncio.ensure_future(_until_gone(request.receive))
         self._collector.enter()
         try:
-            await request.send(_RETRY + b": " + request_id_of(scope) + b"\n\n", more=True)
+            await request.send(_RETRY + b": " + request_id + b"\n\n", more=True)
             await self._send_states(request, gone)
             if not gone.done():
                 await request.send(b"")

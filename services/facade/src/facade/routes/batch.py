@@ -240,6 +240,7 @@ class BatchApp(RawApp):
             parts.append(parse_part(place, operation))
             if place % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+        del document, operations  # They may take several times the bytes that are counted.
         started_s = perf_counter()
         with self.fanout.room() as room:
             outcomes = await self.fanout.run(parts, self._wishes(options), session, room)
@@ -333,14 +334,14 @@ class BatchApp(RawApp):
         return group
 
     async def _groups(self, receive: bodies.Receive) -> AsyncIterator[list[Part]]:
-        """The operations of a stream, some at a time: what has arrived, and not more than is carried out together.
+        """The operations of a stream, as many at a time as are carried out together.
 
         Raises:
             BadRequestError: The stream stands still, or has a line that is too long.
-            DisconnectedError: The client went away; what it sent before is carried out all the same.
+            DisconnectedError: The client went away; of what it sent, the groups that were whole are carried out.
         """
         group: list[Part] = []
-        place, held, rest, more = 0, 0, b"", True
+        place, held, rest, more = 0, 0, bytearray(), True
         while more:
             try:
                 async with asyncio.timeout(self._body_timeout_s):
@@ -351,10 +352,14 @@ class BatchApp(RawApp):
             if message["type"] == "http.disconnect":
                 raise bodies.DisconnectedError
             more = message.get("more_body", False)
-            *lines, rest = (rest + message.get("body", b"")).split(b"\n")
-            if not more and rest:
-                lines.append(rest)
-                rest = b""
+            body, lines = message.get("body", b""), list[bytes]()
+            if more and b"\n" not in body:
+                rest += body  # A long line in small pieces is not copied with each of them.
+            else:
+                *lines, last = b"".join((rest, body)).split(b"\n")
+                rest = bytearray(last if more else b"")
+                if not more and last:
+                    lines.append(last)
             if len(rest) > LINE_BYTES_MAX:
                 raise BadRequestError("bad_line", f"A line is longer than {LINE_BYTES_MAX} bytes.", status=413)
             for line in lines:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from raft_node.storage.files import FileSystem
 from raft_testing.files import MemoryFileSystem
 
 Check = Callable[[bytes], None]
@@ -107,11 +106,6 @@ def disk(files: dict[str, bytes]) -> MemoryFileSystem:
         fs.make_directory(path.rpartition("/")[0])
         fs.put(path, content)
     return fs
-
-
-def content_of(fs: FileSystem, path: str) -> bytes:
-    """A file's bytes."""
-    return fs.read_file(path)
 
 
 def load_corpus(path: Path) -> list[bytes]:

@@ -80,9 +80,10 @@ MUTANTS = (
         "a delete whose key is put again in the same batch is swallowed, as a merge of tables does",
         (26,),
         "kv/changes.py",
-        '            add(_Found(revision, kind, key[1:], b""))\n',
-        "            if all(later != key for later, _ in batch[place + 1 :]):\n"
-        '                add(_Found(revision, kind, key[1:], b""))\n',
+        "            if revisions is None or revision in revisions:\n",
+        "            if data is None and any(later == key for later, _ in batch[place + 1 :]):\n"
+        "                continue\n"
+        "            if revisions is None or revision in revisions:\n",
         "unit/test_watches.py::test_a_delete_is_told_although_its_key_is_put_again_at_once",
     ),
     Mutant(

@@ -45,9 +45,13 @@ class _Server(uvicorn.Server):
         """Listens by ``Listening``, as uvicorn does not."""
         factory: Callable[..., Any] = self.config.http_protocol_class
         make = functools.partial(factory, config=self.config, server_state=self.server_state, app_state={})
-        self._listening = Listening(make, self.config.ssl, lambda: self.connections_max, HEAD_S)
+        self._listening = Listening(make, self.config.ssl, lambda: self.connections_max, HEAD_S, self._free)
         self.servers = await self._listening.start(sockets or (), self.config.backlog)
         self.started = True
+
+    def _free(self) -> int:
+        """How many more connections there may be before each new one has a silent one end."""
+        return self.connections_max - len(self.server_state.connections)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets nobody in any more, then as uvicorn does."""
@@ -83,6 +87,8 @@ class _Bounded(H11Protocol):
         self._since_s = self.loop.time()
         if len(self.connections) > self.connections_max:
             silent = [each for each in self.connections if isinstance(each, _Bounded) and each.is_silent]
+            # One that has made room already is there until the loop turns: of a crowd, each needs room of its own.
+            silent = [each for each in silent if not each.transport.is_closing()]
             min(silent, key=lambda each: each._since_s, default=self).transport.abort()
         self.loop.call_later(HEAD_S, self._check)
 

@@ -193,7 +193,8 @@ class Metrics:
         self.messages_dropped = counter(
             "dougdb_raft_messages_dropped", "Raft messages that were not for this node, or could not be sent", "reason"
         )
-        self._outcomes(self.messages_dropped, "not_for_me", "malformed", "vote_failed", "timeout_now_failed")
+        dropped = ("not_for_me", "malformed", "unknown_peer", "vote_failed", "timeout_now_failed")
+        self._outcomes(self.messages_dropped, *dropped)
         self.read_index = counter("dougdb_raft_read_index", "Rounds of reads that asked for a quorum", "outcome")
         rounds = self._outcomes(self.read_index, "confirmed", "failed")
         self.read_index_confirmed, self.read_index_failed = rounds["confirmed"], rounds["failed"]
@@ -281,6 +282,7 @@ class Metrics:
         self.snapshot_damages = counter(
             "dougdb_snapshot_damages", "Damaged chunks, files and whole snapshots that were refused", "what"
         )
+        self._outcomes(self.snapshot_damages, "chunk", "file", "snapshot")
         self.log_compactions = counter("dougdb_log_compactions", "How often the log's beginning was dropped").labels(
             self.shard
         )

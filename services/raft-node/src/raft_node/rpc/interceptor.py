@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
+from doug_wire.networks import host_of
 from raft_node.errors import FatalError
 from raft_node.observability.metrics import Metrics
 from raft_node.rpc.others import few
@@ -77,9 +78,12 @@ class CountingInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         # Of what is remembered here there is one handler for all calls, so that it can count them.
-        serving = self._counted(name, handler) if name.startswith(_OWN) else few(handler)
+        serving = self._counted(name, handler) if name.startswith(_OWN) else few(handler, self._caller)
         counted = self._handlers[name] = self._read(serving)
         return counted
+
+    def _caller(self, context: Context) -> str:
+        return host_of(str(context.peer())) if self._requests is None else self._requests.caller(context)
 
     def _read(self, handler: Handler) -> Handler:
         """Has ``requests`` read the request of a method that takes one: to gRPC it is one that takes a stream."""

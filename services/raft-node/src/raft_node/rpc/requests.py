@@ -14,7 +14,7 @@ Must not know what requests say. Source: docs/operations.md, Limits of clients.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
@@ -55,21 +55,21 @@ class Requests:
         self._places, self._of_one = places, of_one
         self._reading: dict[str, int] = {}
         """By caller, how many of its requests are being read."""
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """By caller, in the order of their turns."""
+        self._waiting: dict[str, OrderedDict[asyncio.Future[None], None]] = {}
+        """By caller, in the order of their turns. Whoever goes away is found at once, however many wait."""
         self.caller_of: Callable[[Any], str] = lambda context: str(context.peer())
         self.taken = 0
 
     async def read(self, context: Context) -> Any:
         """The request of a call; aborts the call if it does not come."""
-        names = names_of(context) or ()
-        if not self._trusted.isdisjoint(names):
+        if not self._trusted.isdisjoint(names_of(context) or ()):
             return await self._one(context)
-        async with self._place(self._caller(context, names)):
+        async with self._place(self.caller(context)):
             return await self._one(context)
 
-    def _caller(self, context: Context, names: Collection[str]) -> str:
-        """Who is to wait for its own requests: a certificate's owner, wherever it calls from, or else an address."""
+    def caller(self, context: Context) -> str:
+        """Whose a call is, for limits: a certificate's owner's, wherever it comes from, or else an address's."""
+        names = names_of(context) or ()
         common = [bytes(value).decode(errors="replace") for value in context.auth_context().get("x509_common_name", ())]
         return "\n".join([*sorted(names), *common]) or network_of(host_of(self.caller_of(context)))
 
@@ -97,7 +97,7 @@ class Requests:
 
     async def _wait(self, caller: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
+        self._waiting.setdefault(caller, OrderedDict())[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
@@ -110,7 +110,7 @@ class Requests:
     def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
         queue = self._waiting.get(caller)
         if queue is not None and turn in queue:
-            queue.remove(turn)
+            del queue[turn]
             if not queue:
                 del self._waiting[caller]
 
@@ -128,14 +128,14 @@ class Requests:
             del self._reading[caller]
         # One place has become free, so one request gets it: of the caller whose turn it is among those who may.
         for each, queue in list(self._waiting.items()):
-            while queue and queue[0].done():
-                queue.popleft()  # It was cancelled, and has not come to leave yet.
+            while queue and next(iter(queue)).done():
+                queue.popitem(last=False)  # It was cancelled, and has not come to leave yet.
             if queue and not self._may_have(each):
                 continue
             del self._waiting[each]
             if queue:
                 self._take(each)
-                queue.popleft().set_result(None)
+                queue.popitem(last=False)[0].set_result(None)
                 if queue:
                     self._waiting[each] = queue  # Behind the others.
                 return

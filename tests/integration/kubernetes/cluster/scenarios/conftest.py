@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from integration.kubernetes.cluster.driver import Cluster
-from integration.kubernetes.cluster.kubectl import kubectl_cluster
+from integration.kubernetes.cluster.helm import Release, namespace
+from integration.kubernetes.cluster.kubectl import POD_NETWORK, kubectl_cluster
 from integration.kubernetes.cluster.podman import podman_cluster
 from tools.helm_chart import CHART
 
@@ -17,6 +19,7 @@ LAPTOP = ("--values", str(CHART / "values-kind.yaml"))
 SAFETY = {"test_backups.py", "test_outages.py", "test_restarts.py"}
 LIVE: list[Cluster] = []
 NewCluster = Callable[..., contextlib.AbstractContextManager[Cluster]]
+NewRelease = Callable[[str], contextlib.AbstractContextManager[Release]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +55,24 @@ def new_release(kind: str, images: None, tmp_path_factory: pytest.TempPathFactor
                 raise
             finally:
                 LIVE.remove(cluster)
+
+    return make
+
+
+@pytest.fixture
+def own_release(kind: str, tools: None) -> NewRelease:
+    """Makes a release in a namespace of its own, for tests that change it as users do, by helm and kubectl."""
+    if kind != "kubectl" or not os.environ.get(POD_NETWORK):
+        pytest.skip("needs a real cluster whose pods are in reach, as make test-kube has it")
+
+    @contextlib.contextmanager
+    def make(tag: str) -> Iterator[Release]:
+        with namespace(tag) as one:
+            try:
+                yield one
+            except BaseException:
+                print(one.shown())
+                raise
 
     return make
 

@@ -6,45 +6,25 @@ Each in a release of its own, on a real cluster. Skipped with podman, which has 
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 import re
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from bench.http11 import HttpError, Secure, fetch
 from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import HELM_S, SMALL, Release, namespace, program
-from integration.kubernetes.cluster.kubectl import POD_NETWORK
+from integration.kubernetes.cluster.helm import HELM_S, SMALL, Release, program
+from integration.kubernetes.cluster.scenarios.conftest import NewRelease
 from integration.kubernetes.cluster.scenarios.judged import judge
 from integration.kubernetes.cluster.scenarios.test_procedures import block, typed
 from tools.helm_chart import CHART, ROOT
 from tools.helm_tools import TOOLS
 from tools.version import one_version
 
-NewRelease = Callable[[str], contextlib.AbstractContextManager[Release]]
 Figure = Callable[[str], None]
 IMAGES = ("raft-node", "facade")
-
-
-@pytest.fixture
-def new_release(kind: str, tools: None) -> NewRelease:
-    if kind != "kubectl" or not os.environ.get(POD_NETWORK):
-        pytest.skip("needs a real cluster whose pods are in reach, as make test-kube has it")
-
-    @contextlib.contextmanager
-    def make(tag: str) -> Iterator[Release]:
-        with namespace(tag) as one:
-            try:
-                yield one
-            except BaseException:
-                print(one.shown())
-                raise
-
-    return make
 
 
 # -- TLS --------------------------------------------------------------------------------------------------------------
@@ -73,9 +53,9 @@ def answered_in_the_clear(release: Release) -> bool:
         return False
 
 
-def test_tls_is_switched_on_in_a_running_release_and_off_again(new_release: NewRelease) -> None:
+def test_tls_is_switched_on_in_a_running_release_and_off_again(own_release: NewRelease) -> None:
     """With all pods stopped, as the chart insists and the document says; nothing is lost."""
-    with new_release("secured") as release:
+    with own_release("secured") as release:
         release.deploy()
         wait_for(lambda: release.put("before", "x") == 200, HELM_S, "a put")
         refused = release.upgrade("--set", "tls.mode=selfSigned", wait=False)
@@ -103,11 +83,11 @@ def facades(release: Release) -> tuple[int, int]:
 
 
 def test_an_autoscaler_takes_facades_over_and_gives_them_back_under_load(
-    new_release: NewRelease, figure: Figure
+    own_release: NewRelease, figure: Figure
 ) -> None:
     """It begins with as many as there are, and upgrades leave its number alone. Its bounds it keeps without figures."""
     three, scaled = "facade.replicas=3", "facade.replicas=3,facade.autoscaling.enabled=true,facade.autoscaling."
-    with new_release("taken-over") as release:
+    with own_release("taken-over") as release:
         release.deploy("--set", three)
         wait_for(lambda: release.put("first", "x") == 200, HELM_S, "a put")
         before = release.runs()
@@ -161,7 +141,7 @@ def images(release: Release) -> set[str]:
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
 def test_a_release_of_the_chart_before_is_upgraded_with_its_values(
-    helm: str, new_release: NewRelease, chart_before: Path, figure: Figure
+    helm: str, own_release: NewRelease, chart_before: Path, figure: Figure
 ) -> None:
     """`helm upgrade --reuse-values` under load. The images of that version are played by those of this one."""
     called = TOOLS / "bin" / helm
@@ -173,7 +153,7 @@ def test_a_release_of_the_chart_before_is_upgraded_with_its_values(
         name = f"docker.io/dougdb/{image}"
         program("tag", f"{name}:{one_version()}", f"{name}:{found[1]}")
     waiting = ("--wait", "--timeout", f"{HELM_S}s")
-    with new_release(f"before-{helm}") as release:
+    with own_release(f"before-{helm}") as release:
         values = ("--values", str(chart_before / "values-kind.yaml"), *SMALL)
         run = release.helm("install", "dougdb", str(chart_before), *values, *waiting, program=str(called))
         assert run.returncode == 0, f"{run.stderr}\n{release.shown()}"

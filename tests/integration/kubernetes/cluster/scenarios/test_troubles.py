@@ -5,21 +5,19 @@ Skipped with podman, whose driver has neither storage classes nor helm's own way
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from bench.http11 import HttpError, fetch
 from integration.kubernetes.cluster.driver import wait_for
-from integration.kubernetes.cluster.helm import HELM_S, Release, namespace
-from integration.kubernetes.cluster.kubectl import POD_NETWORK, PYTHON
+from integration.kubernetes.cluster.helm import HELM_S, Release
+from integration.kubernetes.cluster.kubectl import PYTHON
+from integration.kubernetes.cluster.scenarios.conftest import NewRelease
 from tools.helm_tools import TOOLS
 
-NewRelease = Callable[[str], contextlib.AbstractContextManager[Release]]
 Figure = Callable[[str], None]
 WAIT_S = HELM_S
 AWAY_S = 45.0
@@ -45,23 +43,6 @@ EMPTY = "import os, sys; os.remove(sys.argv[1])"
 ONE = ("--set", "raft.replicas=1,facade.replicas=1")
 
 
-@pytest.fixture
-def new_release(kind: str, tools: None) -> NewRelease:
-    if kind != "kubectl" or not os.environ.get(POD_NETWORK):
-        pytest.skip("needs a real cluster whose pods are in reach, as make test-kube has it")
-
-    @contextlib.contextmanager
-    def make(tag: str) -> Iterator[Release]:
-        with namespace(tag) as one:
-            try:
-                yield one
-            except BaseException:
-                print(one.shown())
-                raise
-
-    return make
-
-
 def restarts(release: Release) -> dict[str, int]:
     return {
         name: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
@@ -70,7 +51,7 @@ def restarts(release: Release) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("volume", ["memory", "disks"])
-def test_full_volumes_refuse_writes_and_nothing_else(volume: str, new_release: NewRelease) -> None:
+def test_full_volumes_refuse_writes_and_nothing_else(volume: str, own_release: NewRelease) -> None:
     """The data's volume of every node, to the last byte. With room again writes go on, without a restart.
 
     A tmpfs counts every page at once, an ext4 file system on a loop device takes blocks when data are written back.
@@ -78,7 +59,7 @@ def test_full_volumes_refuse_writes_and_nothing_else(volume: str, new_release: N
     if volume == "disks" and not (shutil.which("mkfs.ext4") and Path("/dev/loop-control").exists()):
         pytest.skip("there are no loop devices, or no mkfs.ext4 (Debian: e2fsprogs)")
     classes = f"persistence.wal.storageClass={volume},persistence.data.storageClass={volume}"
-    with new_release(f"full-{volume}") as release:
+    with own_release(f"full-{volume}") as release:
         release.deploy("--set", FULL + classes)
         assert wait_for(lambda: release.put("before", "x") == 200, WAIT_S, "a put")
         nodes = list(release.pods("raft-node"))
@@ -103,9 +84,9 @@ def is_ready(release: Release, node: str) -> bool:
         return False
 
 
-def test_a_shard_that_comes_back_is_found_by_its_names_at_once(new_release: NewRelease, figure: Figure) -> None:
+def test_a_shard_that_comes_back_is_found_by_its_names_at_once(own_release: NewRelease, figure: Figure) -> None:
     """With static discovery. While a pod is away its name does not exist, and gRPC looks it up more and more seldom."""
-    with new_release("static") as release:
+    with own_release("static") as release:
         release.deploy("--set", "discovery.mode=static,facade.replicas=1")
         assert wait_for(lambda: release.put("before", "x") == 200, WAIT_S, "a put")
         release.kubectl("scale", "statefulset/dougdb-s0", "--replicas=1")
@@ -120,9 +101,9 @@ def test_a_shard_that_comes_back_is_found_by_its_names_at_once(new_release: NewR
         release.settled()
 
 
-def test_claims_that_never_bind_are_told_and_mended(new_release: NewRelease) -> None:
+def test_claims_that_never_bind_are_told_and_mended(own_release: NewRelease) -> None:
     """Of a storage class that does not exist. Kubernetes cannot change a StatefulSet's class; the chart says so."""
-    with new_release("unbound") as release:
+    with own_release("unbound") as release:
         run = release.upgrade("--set", "persistence.data.storageClass=missing", wait=False)
         assert run.returncode == 0, run.stderr
         pending = "jsonpath={.items[*].status.phase}"
@@ -142,12 +123,12 @@ def test_claims_that_never_bind_are_told_and_mended(new_release: NewRelease) -> 
         assert wait_for(lambda: release.put("bound", "x") == 200, WAIT_S, "a put")
 
 
-def test_what_helm_3_installed_goes_on_with_helm_4(new_release: NewRelease) -> None:
+def test_what_helm_3_installed_goes_on_with_helm_4(own_release: NewRelease) -> None:
     """Helm 4 applies on the server's side, where fields have owners: it takes them over without a conflict."""
     helm3 = TOOLS / "bin" / "helm3"
     if not helm3.exists():
         pytest.skip("there is no Helm 3 among the chart's tools on this platform")
-    with new_release("helm3") as release:
+    with own_release("helm3") as release:
         assert release.helm("version", "--short", program=str(helm3)).stdout.startswith("v3.")
         run = release.upgrade(*ONE, program=str(helm3))
         assert run.returncode == 0, run.stderr
@@ -163,9 +144,9 @@ def test_what_helm_3_installed_goes_on_with_helm_4(new_release: NewRelease) -> N
         assert release.get("three") == "x"
 
 
-def test_pods_know_their_zone(new_release: NewRelease) -> None:
+def test_pods_know_their_zone(own_release: NewRelease) -> None:
     """Kubernetes copies it from the machine to the pod, where it may; then reads can stay close."""
-    with new_release("zone") as release:
+    with own_release("zone") as release:
         release.deploy(*ONE)
         zone = release.json("get", "nodes")["items"][0]["metadata"]["labels"]["topology.kubernetes.io/zone"]
         for component, pods in (("raft-node", release.pods("raft-node")), ("facade", release.pods("facade"))):

@@ -41,7 +41,6 @@ from facade.settings import Settings
 
 PIECE_NODES = 48
 """So many nodes are put into bytes in one piece, about a millisecond; then whatever else waits has its turn."""
-EXPIRY = "dougdb_tls_certificate_expiry_timestamp_seconds"
 
 VitalsQuery = Annotated[bool, Query(description="Whether the health of every node and of this facade is told, too.")]
 CountsQuery = Annotated[bool, Query(description="Whether the number of requests for each slot is told, too.")]
@@ -159,13 +158,13 @@ def make_router(router: Router, settings: Settings, metrics: Metrics) -> APIRout
         shards = await encoded.read(await router.cluster.read(), vitals=vitals)
         if not vitals:
             return Response(b'{"shards":%b}' % shards, media_type="application/json")
-        ends_s = metrics.registry.get_sample_value(EXPIRY)
+        ends_s = metrics.certificate_ends_s
         facade = FacadeView(
             id=settings.facade_id,
             version=__version__,
             map_epoch=None if router.map is None else router.map.epoch,
             time_us=time.time_ns() // 1000,
-            certificate_ends_s=None if ends_s is None else int(ends_s),
+            certificate_ends_s=None if ends_s is None else int(ends_s()),
         )
         content = b'{"shards":%b,"facade":%b}' % (shards, facade.model_dump_json().encode())
         return Response(content, media_type="application/json")

@@ -77,11 +77,6 @@ def change_frame(event: Event, identity: bytes, form: Form) -> bytes:
     return frame(NAMES[ChangeKind(event.change.kind)], identity, shown(event, form), form)
 
 
-def progress_frame(identity: bytes, form: Form) -> bytes:
-    """The event that all changes up to here were sent."""
-    return frame(b"progress", identity, b'{"id":"%b"}' % identity, form)
-
-
 def resync_frame(shard: int, oldest: int, form: Form) -> bytes:
     """The event that changes are gone."""
     return frame(b"resync", b"", b'{"shard":%d,"oldest":"%d"}' % (shard, oldest), form)

@@ -26,6 +26,7 @@ from doug_wire.auth import tokens
 from doug_wire.auth.certificates import NONE, Certificate
 from doug_wire.auth.document import CERTIFICATE, TOKEN, DocumentError, TokenRecord
 from doug_wire.auth.grants import Rights
+from doug_wire.auth.remembered import Remembered
 from raft_node.errors import UnavailableError
 from raft_node.kv.operations.access import Stored
 
@@ -115,9 +116,8 @@ class Guests:
         self._clock = clock
         self._wall_clock = wall_clock
         self._bearers = bearers
-        self._remembered: dict[bytes, Bearer] = {}
+        self._remembered = Remembered["Bearer"](REMEMBERED_MAX, REMEMBERED_CHARACTERS_MAX)
         """By the hash of a JWT's text, whose it is."""
-        self._remembered_characters = 0
         self._users: _Users | None = None
         self._looked_s = float("-inf")
         self._told_s = float("-inf")
@@ -150,20 +150,13 @@ class Guests:
         if self._bearers is None:
             raise UnprovenError("this node knows no issuer of JWTs: DOUGDB_AUTH_OIDC_JWKS and the like are not set")
         digest = hashlib.sha256(text.encode()).digest()
-        bearer = self._remembered.get(digest)
+        bearer = self._remembered.found.get(digest)
         if bearer is None or bearer.expires_s <= self._wall_clock() or not self._bearers.counts(bearer.mark):
-            self._remembered.pop(digest, None)
+            self._remembered.drop(digest)
             bearer = self._judged(self._bearers, text)
-            self._remember(digest, bearer, len(text))
+            self._remembered.keep(digest, bearer, len(text))
         users = await self._confirmed()
         return Guest(bearer.name, users.document.rights(bearer.principals))
-
-    def _remember(self, digest: bytes, bearer: Bearer, characters: int) -> None:
-        self._remembered_characters += characters
-        if len(self._remembered) >= REMEMBERED_MAX or self._remembered_characters > REMEMBERED_CHARACTERS_MAX:
-            self._remembered.clear()
-            self._remembered_characters = characters
-        self._remembered[digest] = bearer
 
     @staticmethod
     def _judged(bearers: Bearers, text: str) -> Bearer:

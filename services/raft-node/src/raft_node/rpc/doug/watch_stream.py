@@ -26,6 +26,8 @@ Write = Callable[[pb.WatchBatch], Awaitable[None]]
 
 PROGRESS_S = 1.0
 """The time between two messages of a watch while nothing changes."""
+PROGRESS_MIN_S = 0.1
+"""The least time between two such messages, whatever is asked for: each costs as much as one with changes."""
 _GATHER_S = 0.005
 """The time for which changes are gathered into one message, for a message costs more than its records."""
 _LEADERLESS_S = 3.0
@@ -88,7 +90,7 @@ async def send(replica: Replica, request: pb.WatchRequest, write: Write) -> None
         raise FutureRevisionError(f"revision {position.revision} was not given out yet")
     if position is not None and position.mark < watches.oldest:
         raise HistoryGoneError(watches.oldest)
-    progress_s = request.progress_ms / 1000 or PROGRESS_S
+    progress_s = max(PROGRESS_MIN_S, request.progress_ms / 1000 or PROGRESS_S)
     watch = watches.open(position, wanted)
     try:
         upto = min(watch.position.mark, watches.revision)

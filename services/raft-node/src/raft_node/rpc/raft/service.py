@@ -7,7 +7,7 @@ message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, NamedTuple
 
 import grpc
@@ -59,7 +59,7 @@ class RaftService(pb_grpc.RaftServicer):
         acknowledged: Gives the last entry that a member has acknowledged to this node; 0 if this node does not lead.
         address_of: Gives a member's address; None while it is not known.
         caller_of: Gives the address of a caller, as gRPC writes it.
-        is_member: Tells whether a sender is a member; asked on connections whose certificates prove names.
+        is_member: Tells whether a sender is a member, whose certificate has these names; asked where there are any.
         cut_off: Tells whether this node acts as if no other node reached it (``raft_node.runtime.faults``).
     """
 
@@ -78,7 +78,7 @@ class RaftService(pb_grpc.RaftServicer):
         self.acknowledged: Callable[[NodeId], int] = lambda member: 0
         self.address_of: Callable[[NodeId], str | None] = lambda member: None
         self.caller_of: Callable[[grpc.aio.ServicerContext[Any, Any]], str] = lambda context: context.peer()
-        self.is_member: Callable[[NodeId], Awaitable[bool]] = _anybody
+        self.is_member: Callable[[NodeId, Collection[str]], Awaitable[bool]] = _anybody
         self.cut_off: Callable[[], bool] = lambda: False
         self._refusals = Refusals(_log.warning)
         self._received = {name: metrics.received("Raft", name) for name in _METHODS}
@@ -270,7 +270,7 @@ class RaftService(pb_grpc.RaftServicer):
             if not speaks_for(names, source.name, self.address_of(source) or "", self.caller_of(context)):
                 raise MessageError(f"{source.name} shows a certificate that is not made out to it")
             # In plaintext any node can claim to be a member, so that asking would prove nothing.
-            if names is not None and not await self.is_member(source):
+            if names is not None and not await self.is_member(source, names):
                 raise MessageError(f"{source.name} of incarnation {source.incarnation} is no member that is known here")
             attached.peers.me.heard(envelope)
             return attached, source
@@ -281,7 +281,7 @@ class RaftService(pb_grpc.RaftServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error)[:REASON_CHARACTERS_MAX])
 
 
-async def _anybody(sender: NodeId) -> bool:
+async def _anybody(sender: NodeId, names: Collection[str]) -> bool:
     return True
 
 

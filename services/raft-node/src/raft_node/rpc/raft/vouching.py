@@ -9,7 +9,8 @@ Invariants:
 1. Whoever is in no configuration of this node gets in only by the word of a member other than itself. Its own word, at
    the address that this node knows for it, counts only where there is nobody else to ask.
 2. A node without members, and without anybody to ask, believes its first leader: it has nothing to lose.
-3. Askings at a time and what is remembered are bounded, whoever sends.
+3. Askings at a time and what is remembered are bounded, whoever sends; one certificate has one of them, so that nobody
+   who is refused again and again keeps out a leader that is to be asked about.
 
 Source: docs/raft.md, deviation 37.
 """
@@ -17,7 +18,7 @@ Source: docs/raft.md, deviation 37.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from doug.v1 import raft_pb2 as pb
 from raft_node.raft.membership import members_of
@@ -57,12 +58,18 @@ class Vouching:
         self._configurations = configurations
         self._addresses = addresses
         self._ask = ask
-        self._asking = 0
+        self._asking: set[frozenset[str]] = set()
+        """The names in the certificates of those about whom the others are being asked."""
         self._vouched: set[NodeId] = set()
         self._as_of = NO_MEMBERS
 
-    async def is_member(self, sender: NodeId) -> bool:
-        """Whether a sender is a member, by what this node knows or its peers tell it now."""
+    async def is_member(self, sender: NodeId, names: Collection[str]) -> bool:
+        """Whether a sender is a member, by what this node knows or its peers tell it now.
+
+        Args:
+            sender: Who it says it is.
+            names: The names in its certificate.
+        """
         current, applied = self._configurations()
         if sender in members_of(current) or sender in members_of(applied):
             return True
@@ -77,13 +84,14 @@ class Vouching:
             asked = [known[sender.name]]
         if not asked:
             return current == NO_MEMBERS
-        if self._asking >= ASKING_MAX:
+        certificate = frozenset(names)
+        if certificate in self._asking or len(self._asking) >= ASKING_MAX:
             return False  # The sender asks again.
-        self._asking += 1
+        self._asking.add(certificate)
         try:
             answers = await asyncio.gather(*(self._ask(address, sender) for address in asked))
         finally:
-            self._asking -= 1
+            self._asking.discard(certificate)
         if not any(self._vouches(answer) for answer in answers):
             return False
         if len(self._vouched) >= REMEMBERED_MAX:

@@ -28,6 +28,8 @@ from raft_node.storage.engine import Engine
 STEP_BATCHES = 64
 STEP_BYTES = 128 << 10
 """About how many bytes one step tells: a millisecond or two of work."""
+STEP_EFFECTS = 4096
+"""A step ends with the batch with which it has looked at so many effects, whether they are wanted or not."""
 _ENCODED_BYTES = 1 << 20
 
 
@@ -192,13 +194,14 @@ class Watches:
         if not found:
             return None
         parts: list[bytes] = []
-        size, upto = 0, watch.position.revision
+        size, looked, upto = 0, 0, watch.position.revision
         for written in found:
             records = self._records(written, watch)
             parts.append(records)
             upto = written.upto
             size += len(records)
-            if size >= STEP_BYTES:
+            looked += len(written.batch)
+            if size >= STEP_BYTES or looked >= STEP_EFFECTS:
                 break
         return self._told(watch, b"".join(parts), upto)
 

@@ -27,7 +27,6 @@ from raft_node.storage.tables.version import TableMeta, Version, VersionEdit, Ve
 # DO NOT CHANGE: this is in every manifest. docs/formats.md and a golden-bytes test fix it.
 MAGIC = b"DOUG-MAN"
 FORMAT = 1
-_FILE_HEADER = struct.Struct("<8sII")  # Magic, format, CRC32C of both.
 _RECORD_HEADER = struct.Struct("<IIQB")  # CRC32C of all behind it, payload bytes, sequence, kind.
 _EDIT = struct.Struct("<QQQII")  # Flushed index and term, next table number, how many removed, how many added.
 _NUMBER = struct.Struct("<Q")

@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -130,11 +129,3 @@ class Version:
     def level_bytes(self, level: int) -> int:
         """The size of all files of a level."""
         return sum(table.size_bytes for table in self.levels[level])
-
-
-def find_table(largest_keys: list[bytes], smallest_keys: list[bytes], key: bytes) -> int:
-    """The position of the one table of a sorted level that may hold the key, or -1."""
-    position = bisect_left(largest_keys, key)
-    if position < len(largest_keys) and smallest_keys[position] <= key:
-        return position
-    return -1
