@@ -8,13 +8,14 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
 from tools.certs import Authority, write
 
+from doug_stream.accepting import Pace
 from doug_stream.client import connect, offer_alpn
 from doug_stream.connection import Connection
 from doug_stream.errors import CallError
@@ -375,6 +376,25 @@ async def test_under_tls_both_ends_prove_who_they_are(tmp_path: Path) -> None:
         # The server is of the right authority and is not the one that was dialled.
         with pytest.raises(CallError, match=r"other|match"):
             await ask_own(front, facade.dialling_context())
+
+
+async def test_a_handshake_waits_for_its_turn_and_nothing_else_does(tmp_path: Path) -> None:
+    waited = list[None]()
+
+    class Turns:
+        async def turn(self) -> None:
+            waited.append(None)
+
+    authority = Authority.make()
+    node = certificates(tmp_path / "node", authority, ["127.0.0.1"])
+    facade = certificates(tmp_path / "facade", authority, ["facade.ns"])
+    for secure, count in ((node, 1), (None, 0)):
+        async with serving(secure) as (front, _):
+            front._pace = cast("Pace", Turns())
+            await ask_own(front, None if secure is None else facade.dialling_context())
+            await ask_grpcio(front, None if secure is None else facade)
+        assert len(waited) == count
+        waited.clear()
 
 
 async def test_new_certificates_count_for_new_connections(tmp_path: Path) -> None:

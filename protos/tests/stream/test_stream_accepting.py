@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from doug_stream import accepting
-from doug_stream.accepting import accepted, raise_error
+from doug_stream.accepting import Pace, accepted, raise_error
 
 
 class FakeLoop:
@@ -60,3 +61,27 @@ async def test_a_listener_that_cannot_be_used_is_told_to_the_loop() -> None:
     await asyncio.wait((task, gone))
     await asyncio.sleep(0)
     assert len(told) == 1
+
+
+async def test_few_go_on_in_a_turn_in_the_order_in_which_they_came() -> None:
+    """Hundreds of handshakes in one turn had a node that led lose its office, for whoever sent their first messages."""
+    pace, gone = Pace(2), list[int]()
+
+    async def go(number: int) -> None:
+        await pace.turn()
+        gone.append(number)
+
+    tasks = [asyncio.create_task(go(number)) for number in range(9)]
+    seen = []
+    for turn in range(12):
+        await asyncio.sleep(0)
+        seen.append(len(gone))
+        if turn == 1:
+            tasks[5].cancel()
+    assert gone == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert max(after - before for before, after in pairwise([0, *seen])) == 2
+    assert not pace._turns, "and nothing goes on when nobody waits"
+    tasks[5].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await pace.turn()
+    assert not pace._waiting

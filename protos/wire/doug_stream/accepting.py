@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -65,6 +66,45 @@ def waiting(listener: socket.socket, most: int) -> Iterator[tuple[socket.socket,
         except OSError:
             return  # None waits; or it is an error, which the loop meets again if it lasts.
         yield client
+
+
+class Pace:
+    """Lets few go on in each turn of the loop: what they do next takes long, as the beginning of TLS does.
+
+    Whoever has a certificate signs at each handshake, and whoever asks for one need not do anything for it: hundreds
+    that come together would keep the loop from everything else meanwhile.
+    """
+
+    def __init__(self, of_turn: int) -> None:
+        """Lets ``of_turn`` go on in a turn, in the order in which they have come."""
+        self._of_turn = of_turn
+        self._gone_on = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turns = False
+
+    async def turn(self) -> None:
+        """Waits until it is one's turn."""
+        loop = asyncio.get_running_loop()
+        if not self._turns:
+            self._turns = True
+            loop.call_soon(self._next, loop)
+        if self._gone_on < self._of_turn and not self._waiting:
+            self._gone_on += 1
+            return
+        mine = loop.create_future()
+        self._waiting.append(mine)
+        await mine
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._gone_on = 0
+        while self._waiting and self._gone_on < self._of_turn:
+            first = self._waiting.popleft()
+            if not first.done():  # It was given up.
+                first.set_result(None)
+                self._gone_on += 1
+        self._turns = bool(self._gone_on)
+        if self._turns:
+            loop.call_soon(self._next, loop)
 
 
 def raise_error(accepting: asyncio.Task[Any]) -> None:

@@ -13,6 +13,7 @@ Invariants:
     1. A connection that does not say in time what it is, is closed. ``connections_max`` bounds how many there are, and
        no address has more than three quarters of them.
     2. Whatever is not clearly for the own server is not.
+    3. A crowd of handshakes leaves others each turn of the loop.
 
 Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
 """
@@ -27,7 +28,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from doug_stream.accepting import accepted, raise_error
+from doug_stream.accepting import Pace, accepted, raise_error
 from doug_stream.client import OWN_ALPN
 from doug_stream.codes import PREFACE, Setting
 from doug_stream.endpoint import address_text
@@ -38,6 +39,10 @@ from doug_wire.networks import network_of
 
 _DECIDE_S = 10.0
 """How long a client may take to say what it is, and for the handshake behind it."""
+_HANDSHAKES_OF_TURN = 4
+"""How many handshakes the own server begins in a turn of the loop: some milliseconds, for Raft shares it."""
+_ACCEPTED_OF_TURN = 64
+"""How many connections it accepts in a turn, all of which it looks at in the next one."""
 _BACKLOG = 512
 _PIECE_BYTES_MAX = 256 << 10
 _RECORD_HEAD_BYTES = 5
@@ -77,6 +82,7 @@ class Front:
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._deciding: set[asyncio.Task[None]] = set()
+        self._pace = Pace(_HANDSHAKES_OF_TURN)
         self._pipes: set[_Pipe] = set()
         self._of_network: dict[str, int] = {}
         self._callers: dict[int, str] = {}
@@ -127,7 +133,7 @@ class Front:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for client, peer in await accepted(loop, listener):
+            for client, peer in await accepted(loop, listener, lambda: _ACCEPTED_OF_TURN):
                 self._take(client, peer[0])
 
     def _take(self, client: socket.socket, host: str) -> None:
@@ -176,6 +182,8 @@ class Front:
                 own = await _look(loop, client, look)
                 if own is None:
                     return
+                if own and self._context is not None:
+                    await self._pace.turn()
                 handed = True
                 if own:
                     context = None if self._context is None else self._context()

@@ -20,7 +20,10 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from doug_stream.accepting import accepted, raise_error
+from doug_stream.accepting import Pace, accepted, raise_error
+
+OF_TURN = 32
+"""How many begin in a turn of the loop: some 20 ms of work."""
 
 Served = Any
 """An ``asyncio.Protocol`` whose attribute ``transport`` is None until it has been told of its connection."""
@@ -56,6 +59,7 @@ class Handshakes:
         self._room = room
         self._free = free or room
         self._timeout_s = timeout_s
+        self._pace = Pace(OF_TURN)
         self._accepting: list[asyncio.Task[None]] = []
         self._greeting: dict[asyncio.Task[None], None] = {}
         self.given_up = 0
@@ -119,6 +123,7 @@ class Handshakes:
 
         loop = asyncio.get_running_loop()
         handed = False
+        await self._pace.turn()
         try:
             await loop.connect_accepted_socket(make, client, ssl=self._context, ssl_handshake_timeout=self._timeout_s)
             handed = True

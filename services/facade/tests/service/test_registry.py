@@ -87,6 +87,6 @@ async def test_a_client_that_leaves_soon_is_served_though_it_has_not_had_its_tur
     registry._loop = Frozen(waiting.queued_s + ABANDONED_S / 2)
     registry.abandon(waiting)
     assert not waiting.future.done()
-    registry._loop = Frozen(waiting.queued_s + ABANDONED_S)
+    registry._loop = Frozen(waiting.queued_s + 2 * ABANDONED_S)
     registry.abandon(waiting)
     assert waiting.future.done()

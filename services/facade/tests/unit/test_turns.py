@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from facade.app.quotas import Quotas
 from facade.client.modes import Kind
 from facade.client.operation import Load, Operation
-from facade.client.turns import RESERVE, SHARE_MIN, Turns
+from facade.client.turns import REMEMBERED, RESERVE, SHARE_MIN, Turns
 from facade.errors import TooManyRequestsError
 from facade.settings import Settings
 
@@ -34,6 +35,7 @@ class Shard:
         self.load = Load(Turns(window, ITEMS_MAX, BYTES_MAX, bytes_limit))
         self.queue: deque[Operation] = deque()
         self.refused: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
 
     @property
@@ -53,6 +55,7 @@ class Shard:
             self.queue.append(operation)
         load.items += 1
         load.size += size
+        self.asked[name] += 1
         return operation
 
     def end(self, operation: Operation) -> None:
@@ -91,14 +94,14 @@ def test_who_is_alone_may_have_all_of_the_bytes() -> None:
 def test_one_that_offers_ten_times_what_can_be_done_leaves_a_polite_one_its_share() -> None:
     """It offers half of what can be done, and gets all of that; in the order of coming it would get a twentieth."""
     shard = Shard()
-    for step in range(20_000):
+    for step in range(6_000):
         for _ in range(10):
             shard.ask("greedy")
         if step % 2:
             shard.ask("polite")
         shard.work()
     assert not shard.refused["polite"]
-    assert shard.done["polite"] > 0.9 * 10_000
+    assert shard.done["polite"] > 0.9 * 3_000
     assert shard.refused["greedy"] > 0 and shard.load.items <= (1 + RESERVE) * ITEMS_MAX
 
 
@@ -112,6 +115,67 @@ def test_who_waits_for_answers_before_asking_again_gets_half_of_a_half() -> None
             polite += 1
         shard.work()
     assert shard.done["polite"] > shard.done["greedy"] / 3
+
+
+@pytest.mark.parametrize(("polite", "least"), [(4, 4 / 68), (16, 16 / 80), (32, 1 / 3), (64, 1 / 3)])
+def test_who_has_few_operations_under_way_is_served_as_often_as_others_beside(polite: int, least: float) -> None:
+    """Each batch takes what is in the window, and the next one what came meanwhile."""
+    shard = Shard(window=256)
+    for round_number in range(60):
+        if round_number == 20:
+            shard.asked -= shard.done
+            shard.done.clear()
+        while shard.asked["polite"] - shard.done["polite"] < polite:
+            shard.ask("polite")
+        while shard.asked["greedy"] - shard.done["greedy"] < 900 and shard.ask("greedy"):
+            pass
+        for _ in range(len(shard.queue)):
+            shard.work()
+    assert shard.done["polite"] / shard.done.total() > 0.95 * least
+
+
+def test_who_is_alone_again_has_the_whole_window_after_a_while() -> None:
+    shard = Shard(window=256)
+    for _ in range(100):
+        shard.ask("greedy")
+    polite = shard.ask("polite")
+    for _ in range(100):
+        shard.ask("greedy")
+    assert shard.turns.waiting == 100, "it has a hundred of them beside one already"
+    assert polite is not None
+    shard.queue.remove(polite)
+    shard.end(polite)
+    assert shard.turns.waiting == 100, "the other one may ask again"
+    for _ in range(REMEMBERED - 1):
+        shard.ask("greedy")
+        shard.work()
+    assert shard.turns.waiting > 0
+    shard.ask("greedy")
+    shard.work()
+    assert shard.turns.waiting == 0 and not shard.turns._answered
+
+
+def test_two_who_ask_again_and_again_do_not_make_each_other_wait() -> None:
+    shard = Shard(window=256)
+    for _ in range(50):
+        for name in "ab":
+            for _ in range(128):
+                shard.ask(name)
+        while shard.queue:
+            shard.work()
+    assert shard.turns.waited == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2)), max_size=200))
+def test_few_are_remembered_and_each_once(steps: list[tuple[int, int]]) -> None:
+    shard = Shard(window=4)
+    for name, works in steps:
+        shard.ask(str(name))
+        for _ in range(works):
+            shard.work()
+        turns = shard.turns
+        assert len(turns._answered) <= REMEMBERED and turns._answered.keys().isdisjoint(turns._clients)
+        assert turns._inside_answered == sum(most for _, most in turns._answered.values())
 
 
 def test_lines_are_served_in_turn_and_those_that_are_over_are_left_out() -> None:

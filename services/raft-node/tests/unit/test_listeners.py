@@ -7,15 +7,16 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog.testing
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 
 from raft_node.app import admin as admins
-from raft_node.app.admin import AdminServer
+from raft_node.app.admin import HEAD_BYTES_MAX, HEAD_LINES_MAX, AdminServer
 from raft_node.app.descriptors import CONNECTIONS_MAX, connections_max, shares, watch
 from raft_node.errors import DiskError
 from raft_node.storage.files import OsFileSystem
@@ -141,6 +142,64 @@ async def test_who_does_not_take_an_answer_is_cut_off() -> None:
                 await asyncio.sleep(0)
         for writer in opened:
             writer.transport.abort()
+
+
+HEAD = b"PUT /livez HTTP/1.1\r\nhost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 9, b"HTTP/1.1 400"),
+        (HEAD + b"content-length: 5\r\n\r\nabcde", b"HTTP/1.1 400"),
+        (HEAD + b"content-length: 0\r\n\r\n", b"HTTP/1.1 200"),
+        (HEAD + b"a:\r\n" * (HEAD_LINES_MAX - 4) + b"\r\n", b"HTTP/1.1 200"),
+        (HEAD + b"a:\r\n" * HEAD_LINES_MAX + b"\r\n", b""),
+        (HEAD + b"a: " + b"b" * HEAD_BYTES_MAX + b"\r\n\r\n", b""),
+        ((HEAD + b"\r\n") * HEAD_LINES_MAX, b""),
+    ],
+)
+async def test_what_takes_long_to_read_is_not_read(sent: bytes, answer: bytes) -> None:
+    """A body in chunks of a byte, which nobody had asked for, had a node that led lose its office."""
+    async with admin_port(connections_max=3) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        line = b""
+        with contextlib.suppress(ConnectionResetError):
+            line = await reader.readline()
+        assert line[:12] == answer
+        writer.close()
+        assert (await ask(port, "/livez")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_connection_may_ask_again_and_again() -> None:
+    async with admin_port(connections_max=3) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(HEAD_LINES_MAX):
+            writer.write(HEAD + b"\r\n")
+            assert (await reader.readuntil(b"\r\n\r\nok\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_metrics_are_made_once_in_a_turn_however_many_ask() -> None:
+    """They take some milliseconds of the loop, and whoever asked on all connections at once had all of it."""
+    made = list[None]()
+
+    class Counted:
+        def collect(self) -> Iterator[Metric]:
+            made.append(None)
+            return iter(())
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Counted())
+    before = len(made)
+    server = AdminServer("127.0.0.1:0", registry, lambda: "", lambda: True)
+    assert server._respond("/metrics") == server._respond("/metrics")
+    assert len(made) == before + 1
+    await asyncio.sleep(0)
+    server._respond("/metrics")
+    assert len(made) == before + 2
+    server._socket.close()
 
 
 async def ask(port: int, path: str) -> bytes:

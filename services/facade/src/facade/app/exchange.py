@@ -243,6 +243,30 @@ class Target(NamedTuple):
         path = (url.path or b"").decode("ascii")
         return cls(urllib.parse.unquote(path) if "%" in path else path, url.path or b"", url.query or b"", url.host)
 
+    def scope(self, connection: Any, version: str, state: dict[str, Any]) -> dict[str, Any]:
+        """The ASGI scope of the request whose head a connection has just read.
+
+        Args:
+            connection: See ``Exchange.of``.
+            version: The request's version of HTTP.
+            state: What the application is told of the connection.
+        """
+        return {
+            "type": "http",
+            "asgi": {"version": connection.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": connection.parser.get_method().decode("ascii"),
+            "server": connection.server,
+            "client": connection.client,
+            "scheme": connection.scheme or "http",
+            "root_path": "",
+            "path": self.path,
+            "raw_path": self.raw_path,
+            "query_string": self.query,
+            "headers": connection.headers,
+            "state": state,
+        }
+
 
 def _stopped(method: str) -> ProblemError:
     if method in ("GET", "HEAD"):

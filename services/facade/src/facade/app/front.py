@@ -12,6 +12,7 @@ import structlog
 
 from doug_wire import descriptors
 from facade.app.audit import Audit
+from facade.app.crowds import Crowds
 from facade.app.hosts import Hosts
 from facade.app.progress import Account
 from facade.app.quotas import Quotas
@@ -36,6 +37,7 @@ class Front:
         unread: The bytes of answers that clients have not taken.
         arriving: The bytes of bodies that have not come to their end.
         quotas: The rates and connections that each principal and address may have.
+        crowds: The turns of the connections of networks that have many.
         connections_max: How many connections there may be.
         connections_refused: How many connections were refused.
         reserve: The connections beyond them, which probes and operators find.
@@ -47,6 +49,7 @@ class Front:
         """Takes the limits from the settings."""
         self.hosts = Hosts(settings.allowed_hosts)
         self.quotas = Quotas(settings)
+        self.crowds = Crowds()
         self.unread = Account(settings.unread_bytes_max)
         self.arriving = Account(settings.queue_bytes_max)
         self.descriptors_max = descriptors.raise_limit()

@@ -37,6 +37,14 @@ class Outgoing:
         if self._progress.since_s is not None:
             self._count(self._counted + len(data))
 
+    def write_answer(self, head: bytes, content: bytes) -> None:
+        """Sends a whole answer in one call, unless its content is so long that it is not worth a copy."""
+        if len(content) > HIGH_WATER_BYTES:
+            self.write(head)
+            self.write(content)
+        else:
+            self.write(head + content)
+
     def pause(self, now_s: float) -> None:
         """Notes that the client takes less than is written."""
         waiting = self._transport.get_write_buffer_size()

@@ -1,14 +1,24 @@
 """Whether enough bytes move: bodies that trickle in, and answers that nobody reads.
 
 A deadline alone lets one byte now and then hold memory for ever, or for as long as it is generous to slow lines. So in
-every window a least number of bytes must have moved. Must not know sockets.
+every window a least number of bytes must have moved. Nor may they move in the smallest pieces, each of which takes as
+long as a large one. Must not know sockets.
 
 Source: reliability.md, part 5.
 """
 
 from __future__ import annotations
 
+from doug_stream.limits import Bucket
 from facade.client.turns import RESERVE
+from facade.errors import BadRequestError, NotAppliedError
+
+BODY_WINDOW_S = 5.0
+"""The time in which a body must grow by the least rate."""
+PIECE_BYTES = 16
+"""The size below which a piece of a body is no line of anything, and takes much longer than its bytes."""
+PIECES_BURST, PIECES_PER_S = 4096, 1000.0
+"""How many such pieces of one connection may come at once, and each second."""
 
 
 class Progress:
@@ -74,8 +84,66 @@ class Account:
         """Whether the limit is reached, so that it has to be asked for whom there is still room."""
         return self.held > self.limit
 
-    def full_for(self, address: str) -> bool:
-        """Whether no more bytes may be held for an address."""
-        if not self.full:
+    def full_for(self, address: str, more: int = 0) -> bool:
+        """Whether no more bytes may be held for an address, or not so many more."""
+        held = self.held + more
+        if held <= self.limit:
             return False
-        return self.held > (1 + RESERVE) * self.limit or self._of.get(address, 0) > self.limit
+        return held > (1 + RESERVE) * self.limit or self._of.get(address, 0) + more > self.limit
+
+
+class Bodies:
+    """The bodies of one connection that are arriving, one after the other."""
+
+    __slots__ = ("_account", "_address", "_held", "_moved", "_pieces", "_progress")
+
+    def __init__(self, account: Account, address: str) -> None:
+        """Begins without any; ``account`` counts those of all connections, and ``address`` is this one's."""
+        self._account = account
+        self._address = address
+        self._progress = Progress()
+        self._pieces: Bucket | None = None
+        self._moved = self._held = 0
+
+    def has_room(self, size: int = 0) -> bool:
+        """Whether there is room for so many bytes more."""
+        return not self._account.full_for(self._address, size)
+
+    def count(self, size: int) -> None:
+        """Counts bytes that have arrived: those that are only announced hold no room."""
+        self._moved += size
+        self._held += size
+        self._account.add(self._address, size)
+
+    def hold(self, size: int, now_s: float) -> None:
+        """Counts a piece of a body that has arrived.
+
+        Raises:
+            NotAppliedError: There is no room for it.
+            BadRequestError: There were too many small ones. The first piece of a body is of any size.
+        """
+        if self._held and size < PIECE_BYTES:
+            if self._pieces is None:
+                self._pieces = Bucket(PIECES_BURST, PIECES_PER_S)
+            if not self._pieces.take(now_s):
+                raise BadRequestError("bad_request", "The body comes in too many small chunks.")
+        self.count(size)
+        if not self.has_room():
+            self._account.refused += 1
+            raise NotAppliedError("overloaded", "Too many bodies are being received.")
+
+    def release(self) -> None:
+        """Counts what has arrived no more."""
+        self._account.add(self._address, -self._held)
+        self._held = 0
+
+    def begin(self, now_s: float) -> None:
+        """Begins to wait for bytes."""
+        self._progress.begin(now_s, self._moved)
+
+    def is_too_slow(self, now_s: float, bytes_per_s: int, *, reads: bool) -> bool:
+        """Whether too few bytes have come in time; ``reads`` is whether the facade takes any now."""
+        if not reads:
+            self.begin(now_s)
+            return False
+        return self._progress.is_too_slow(now_s, self._moved, BODY_WINDOW_S, bytes_per_s)

@@ -8,8 +8,9 @@ Must not know routes. Invariants:
     2. A head is bounded in bytes, lines included. What waits unparsed is bounded, since reading stops meanwhile.
     3. A connection that sends its head too slowly, takes nothing of what was written to it, or is idle for too long is
        closed.
-    4. A request that cannot be parsed is told so with a problem document; nothing behind it is read.
-    5. Upgrade is ignored: the request is answered in HTTP/1.1, with its body (RFC 9110, 7.8).
+    4. What a crowd of connections begins in a turn of the event loop is bounded; what waits for its turn is not late.
+    5. A request that cannot be parsed is told so with a problem document; nothing behind it is read.
+    6. Upgrade is ignored: the request is answered in HTTP/1.1, with its body (RFC 9110, 7.8).
 
 Source: RFC 9112, 9.3 (pipelining) and 9.6 (closing); reliability.md, part 5.
 """
@@ -27,13 +28,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
+from facade.app.crowds import SMALL_BYTES
 from facade.app.exchange import App, Exchange, Target, last_word, refusal
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
 from facade.app.hot import HotLane, HotRequest, of_future
-from facade.app.outgoing import HIGH_WATER_BYTES, Outgoing
+from facade.app.outgoing import Outgoing
 from facade.app.plain import LastHead, PlainHead
-from facade.app.progress import Progress
+from facade.app.progress import Bodies
 from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
 
 log = structlog.get_logger()
@@ -42,8 +44,6 @@ SLICE_BYTES = 16 << 10
 """The bytes that are parsed at once outside of bodies, so that few requests are parsed before the first is answered."""
 BODY_SLICE_BYTES = 256 << 10
 UNPARSED_BYTES_MAX = 64 << 10
-BODY_WINDOW_S = 5.0
-"""The time in which a body must grow by the least rate."""
 LINGER_S = 2.0
 """How long an ended connection is still read, so that its client sees the last answer instead of a reset."""
 
@@ -63,16 +63,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._plain: PlainHead | None = None
         self._last_head = LastHead()
         self._begun = self._head_bytes = self._head_fed = 0
-        self._in_head = self._ended = self._is_guest = False
+        self._in_head = self._ended = self._is_guest = self._waits = False
         self._lingers_since_s: float | None = None
         self._unparsed = b""
         self._receiving: Exchange | None = None
         self._current: Exchange | HotRequest | None = None
         self._later: deque[tuple[Exchange, App] | HotRequest] = deque()
         self._last_word: ProblemError | None = None
-        self._outgoing: Outgoing = None  # type: ignore[assignment]  # Until the connection is made.
-        self._incoming = Progress()
-        self._body_bytes = self._body_held = 0
+        self._bodies: Bodies
+        self._outgoing: Outgoing
         self._certificate = certificates.NONE
         self._address = self._network = ""
         self._head_timeout_s = front.head_timeout_s
@@ -86,6 +85,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._certificate = certificates.shown_by(self.transport)
         self._address = self.client[0] if self.client else ""
         self._network = network_of(self._address)
+        self._bodies = Bodies(self._front.arriving, self._network)
+        self._crowd = self._front.crowds.enter(self._network, self.loop.call_soon)
         self._outgoing = Outgoing(self.transport, self._front.unread, self._network)
         if not self._front.quotas.connect(self._network):
             self._refuse(TooManyRequestsError("Too many connections are open from this address."))
@@ -99,7 +100,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Tells the handlers of open requests that nobody reads their answers."""
         self.connections.discard(self)
         self._front.quotas.disconnect(self._network)
+        self._front.crowds.leave(self._network)
         self._front.reserve.leave(self)
+        self._waits = False
         self._later.clear()
         self._unparsed = b""
         for exchange in (self._current, self._receiving):
@@ -110,7 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._lane.leave(exchange)
         self._current = None
         self.resume_writing()
-        self._release_body()
+        self._bodies.release()
         self.parser = None  # type: ignore[assignment]  # It holds the connection, as the connection holds it.
         if exc is None:
             self.transport.close()
@@ -118,6 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Ends the connection once all requests that have come are answered."""
+        self.take_turn()
         last = self._hot or self._receiving or (self._later[-1] if self._later else self._current)
         if last is None:
             self.transport.close()
@@ -135,7 +139,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._lingers_since_s is not None:
             if self._lingers_since_s < now_s - LINGER_S:
                 self.transport.close()
-        elif self.transport.is_closing():
+        elif self.transport.is_closing() or self._waits:
             return
         elif self.head_since_s is not None and not self._later and self.head_since_s < now_s - self._head_timeout_s:
             self._break_off(heads.late())
@@ -143,8 +147,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         elif self._hot is not None:
             self._leave_lane()
-        elif self._receiving is not None and self._receiving is self._current:
-            self._check_body(now_s)
+        elif self._receiving is None or self._receiving is not self._current:
+            return
+        elif self._bodies.is_too_slow(now_s, front.rate_min, reads=not self.flow.read_paused):
+            self._break_off(heads.slow_body())
 
     @property
     def has_asked(self) -> bool:
@@ -160,12 +166,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._last_word = error
         self._say_last_word()
         self.transport.close()  # Without lingering, which would keep a descriptor, of which there are too few.
-
-    def _check_body(self, now_s: float) -> None:
-        if self.flow.read_paused:
-            self._incoming.begin(now_s, self._body_bytes)  # The facade itself does not read now.
-        elif self._incoming.is_too_slow(now_s, self._body_bytes, BODY_WINDOW_S, self._front.rate_min):
-            self._break_off(heads.slow_body())
 
     def pause_writing(self) -> None:
         """Notes that the client takes less than is written."""
@@ -212,9 +212,31 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._later or self._unparsed:
             self._unparsed += data
-            if len(self._unparsed) > UNPARSED_BYTES_MAX:
+            if self._waits or len(self._unparsed) > UNPARSED_BYTES_MAX:
                 self.flow.pause_reading()
-            return
+        elif not self._crowd.is_large or not self._must_wait(data):
+            self._parse(data)
+
+    def _must_wait(self, data: bytes) -> bool:
+        """Puts the beginning of a request aside while it is others' turn; returns whether it did."""
+        if self._receiving is not None or self._hot is not None:
+            return False  # It is no beginning.
+        if (len(data) > SMALL_BYTES and not self._bodies.has_room(len(data))) or self._crowd.take(self, data):
+            return False  # There is no room to wait, or no need.
+        self._unparsed, self._waits = data, True
+        if len(data) > SMALL_BYTES:
+            self._bodies.count(len(data))
+        return True
+
+    def take_turn(self) -> None:
+        """See ``facade.app.crowds.Member``."""
+        waited, self._waits = self._waits, False
+        if waited and self._receiving is None and self._hot is None:
+            self._bodies.release()  # What was put aside. Otherwise a body is arriving.
+        if waited and self._current is None and not self.is_closing():
+            self._go_on()
+
+    def _parse(self, data: bytes) -> None:
         if self._lane is None or self.idle_since_s is None or self._receiving is not None:
             self._feed(data)
         elif (hot := self._lane.again(data, self._last_head, self._certificate)) is not None:
@@ -308,6 +330,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._begin_exchange(version)
 
     def _begin_exchange(self, version: str) -> None:
+        if self._crowd.is_large:
+            self._crowd.went_long()
         heads.check_framing(version, self.headers)
         app: App = self.app
         error = self._make_scope(version)
@@ -315,7 +339,7 @@ class LimitedProtocol(HttpToolsProtocol):
         expects = version != "1.0" and any(name == b"expect" for name, _ in self.headers)
         if error is not None:
             app = refusal(error)
-        self._incoming.begin(self.loop.time(), self._body_bytes)
+        self._bodies.begin(self.loop.time())
         exchange = Exchange.of(self, self._front, keep_alive=keep_alive, expects=expects)
         self._receiving = self.cycle = exchange
         if self._current is None:
@@ -327,21 +351,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _make_scope(self, version: str) -> ProblemError | None:
         """Makes an ASGI scope of the head; returns the error if the head is wrong, or there is no room for it."""
         target = Target.of(self.url)
-        self.scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "method": self.parser.get_method().decode("ascii"),
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme or "http",
-            "root_path": "",
-            "path": target.path,
-            "raw_path": target.raw_path,
-            "query_string": target.query,
-            "headers": self.headers,
-            "state": {SCOPE_CERTIFICATE: self._certificate},
-        }
+        self.scope = target.scope(self, version, {SCOPE_CERTIFICATE: self._certificate})  # type: ignore[assignment]
         try:
             heads.check(version, self.headers)
             hosts = [*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))]
@@ -354,35 +364,21 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body; drops it if the request is answered already."""
         if self._hot is not None:
-            self._hold_body(len(body))
+            self._bodies.hold(len(body), self.loop.time())
             self._hot.body.append(body)
             return
         exchange = self._receiving
         if exchange is None or exchange.response_complete:
             return
-        self._hold_body(len(body))
+        self._bodies.hold(len(body), self.loop.time())
         exchange.body += body
         if len(exchange.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         exchange.message_event.set()
 
-    def _hold_body(self, size: int) -> None:
-        """Counts the bytes of a body that have arrived: those that are only announced hold no room."""
-        arriving = self._front.arriving
-        self._body_bytes += size
-        self._body_held += size
-        arriving.add(self._network, size)
-        if arriving.full_for(self._network):
-            arriving.refused += 1
-            raise NotAppliedError("overloaded", "Too many bodies are being received.")
-
-    def _release_body(self) -> None:
-        self._front.arriving.add(self._network, -self._body_held)
-        self._body_held = 0
-
     def on_message_complete(self) -> None:
         """Takes the end of a request."""
-        self._release_body()
+        self._bodies.release()
         if self._hot is not None:
             hot, self._hot = self._hot, None
             self._ended = not hot.keep_alive
@@ -429,11 +425,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._current is not request:
             return  # The connection is gone.
         if not self.transport.is_closing():
-            if len(content) > HIGH_WATER_BYTES:
-                self._outgoing.write(head)
-                self._outgoing.write(content)
-            else:
-                self._outgoing.write(head + content)
+            self._outgoing.write_answer(head, content)
             if not keep_alive:
                 self.close()
         self.on_response_complete()
@@ -452,8 +444,14 @@ class LimitedProtocol(HttpToolsProtocol):
         """Ends an answer: begins the next request that waits, or goes on parsing."""
         self.server_state.total_requests += 1
         self._current = None
-        if self.is_closing():
+        if self.is_closing() or self._waits:
             return
+        if (self._later or self._unparsed) and self._crowd.is_large:
+            self._waits = not self._crowd.take(self, b"")
+        if not self._waits:
+            self._go_on()
+
+    def _go_on(self) -> None:
         if self._later:
             first = self._later.popleft()
             if isinstance(first, HotRequest):
@@ -465,7 +463,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._say_last_word()
             return
         unparsed, self._unparsed = self._unparsed, b""
-        self._feed(unparsed)
+        if unparsed:
+            self._parse(unparsed)
         if self._current is None:
             now_s = self.loop.time()
             if self._in_head:
@@ -483,7 +482,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.head_since_s = None
         exchange = self._receiving
         if exchange is not None and not exchange.response_complete:
-            self._release_body()
+            self._bodies.release()
             exchange.break_off(error)
             self._last_word = error
             return

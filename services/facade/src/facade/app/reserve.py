@@ -24,6 +24,8 @@ from facade.errors import NotAppliedError
 PLACES = 16
 PATIENCE_S = 2.0
 """How long such a connection may take to ask."""
+FIRST_LINE_BYTES = 256
+"""More than the first line of such a request has."""
 _LONG = frozenset({"/v1/console/{what}", "/v1/shards/{shard}/backup"})
 """Routes whose answers may last as long as their clients like."""
 _SERVED = Rules(
@@ -79,6 +81,15 @@ def check(scope: Mapping[str, Any]) -> None:
     """
     if _SERVED.find(scope["method"], scope["raw_path"], scope["path"]) is None:
         raise too_many()
+
+
+def begins_with_served(data: bytes) -> bool:
+    """Whether bytes begin with a request that has a reserve; False where that cannot be told by its first line."""
+    method, target, _ = (*data[:FIRST_LINE_BYTES].split(b" ", 2), b"", b"")[:3]
+    path = target.partition(b"?")[0]
+    if not (method.isascii() and path.isascii()):
+        return False
+    return _SERVED.find(method.decode(), path, path.decode()) is not None
 
 
 def too_many() -> NotAppliedError:

@@ -2,16 +2,19 @@
 
 A client is a principal, or an address while nobody has to say who they are. What one client has under way alone is
 bounded by the shard's queue only. Once there are two, each has a share of a window for itself; what is beyond its share
-waits in a line of its own while the window is full, and the lines are served in turn. Once half of the shard's room is
-taken, nobody of several may hold more of it than their part: they are refused (429), so that others find room. Whoever
-comes while one client fills the queue finds room in a reserve beyond it, as large as ``RESERVE``. While requests wait
-for too long (``facade.client.waits``), nobody may hold more than their part of what is under way, alone or not.
+waits in a line of its own while the window is full, and the lines are served in turn. A batch takes the longer the more
+is in it, so whoever has few operations under way beside one that fills the rest of the window would be served seldom:
+nobody has more in the window than ``TIMES`` what the others have, also while these have just been answered and have not
+asked again yet. Once half of the shard's room is taken, nobody of several may hold more of it than their part: they are
+refused (429), so that others find room. Whoever comes while one client fills the queue finds room in a reserve beyond
+it, as large as ``RESERVE``. While requests wait for too long (``facade.client.waits``), nobody may hold more than their
+part of what is under way, alone or not.
 
 Must not know HTTP, or what operations do. Invariants:
 
-1. Whoever holds less than their share of the window never waits here.
+1. Whoever holds less than their share of the window, and less than ``BESIDE_MIN``, never waits here.
 2. Whoever waits is let in when what is under way ends, oldest line first; nobody waits once they are alone.
-3. Nothing is kept of a client that has nothing under way.
+3. Nothing is kept of a client that has nothing under way, and that ``REMEMBERED`` operations have outlived.
 
 Source: A. Demers et al., Analysis and simulation of a fair queueing algorithm, 1989; docs/operations.md.
 """
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
 
 SHARE_MIN = 32
 """A share of a window is at least so many operations, however many clients there are."""
+TIMES = 2
+"""How many times what the others have in the window on average one client may have there beside them."""
+BESIDE_MIN = 64
+"""So many operations anybody may have beside others, however few these have: smaller batches cost more each."""
+REMEMBERED = 1024
+"""A client that has been answered counts for as many further operations as one that asks: it may ask again."""
 RESERVE = 1 / 8
 """The part of a shard's room that exists beyond it, for clients that come while one client has all of it."""
 
@@ -41,16 +50,18 @@ class Client:
         items: The number of the client's operations, in the window and in the line.
         size: The bytes of these operations.
         inside: The number of its operations in the window.
+        most: The largest number of them since the client had none under way.
         line: Its operations that wait for their turn, oldest first; some may be over.
     """
 
-    __slots__ = ("inside", "items", "line", "name", "size")
+    __slots__ = ("inside", "items", "line", "most", "name", "size")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.items = 0
         self.size = 0
         self.inside = 0
+        self.most = 0
         self.line: deque[Operation] = deque()
 
 
@@ -63,8 +74,8 @@ class Turns:
         on_refused: Called with the limit and the client of an operation that is refused.
     """
 
-    __slots__ = ("_bytes_limit", "_bytes_max", "_clients", "_inside", "_items_max", "_waiting", "_window", "on_refused",
-                 "refused", "waited")  # fmt: skip
+    __slots__ = ("_answered", "_bytes_limit", "_bytes_max", "_clients", "_ended", "_inside", "_inside_answered",
+                 "_items_max", "_waiting", "_window", "on_refused", "refused", "waited")  # fmt: skip
 
     def __init__(self, window: int, items_max: int, bytes_max: int, bytes_limit: int = 0) -> None:
         """Starts without clients.
@@ -81,6 +92,10 @@ class Turns:
         self._bytes_limit = bytes_limit
         self._clients: dict[str, Client] = {}
         self._inside = 0
+        self._ended = 0
+        self._answered: dict[str, tuple[int, int]] = {}
+        """Clients that have nothing under way any more: how many operations had ended then, and their ``most``."""
+        self._inside_answered = 0
         self._waiting: dict[str, Client] = {}
         self.refused = 0
         self.waited = 0
@@ -107,6 +122,8 @@ class Turns:
         client = self._clients.get(name)
         if client is None:
             client = Client(name)
+            if self._answered:
+                self._forget(name)
         if late or self._bytes_limit or 2 * items >= self._items_max or 2 * taken >= self._bytes_max:
             self._check(client, size, items, taken, late=late)
         self._clients[name] = client
@@ -119,11 +136,10 @@ class Turns:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = Client(name)
+            self._forget(name)
         client.items += 1
         client.size += size
-        client.inside += 1
-        self._inside += 1
-        operation.inside = True
+        self._pass(client, operation)
         return client
 
     def _check(self, client: Client, size: int, items: int, taken: int, *, late: bool) -> None:
@@ -139,21 +155,19 @@ class Turns:
 
     def enter(self, client: Client, operation: Operation) -> bool:
         """Returns whether an admitted operation is passed on now; else puts it into its client's line."""
-        count = len(self._clients)
-        if count > 1 and (client.line or (self._inside >= self._window and client.inside >= self._share(count))):
+        if (len(self._clients) > 1 or self._answered) and (client.line or not self._has_turn(client)):
             client.line.append(operation)
             self._waiting[client.name] = client
             self.waited += 1
             return False
-        operation.inside = True
-        client.inside += 1
-        self._inside += 1
+        self._pass(client, operation)
         return True
 
     def leave(self, client: Client, operation: Operation, size: int) -> list[Operation]:
         """Takes out an operation that is over, waiting or not; returns the operations whose turn it is now."""
         client.items -= 1
         client.size -= size
+        self._ended += 1
         if operation.inside:
             operation.inside = False
             client.inside -= 1
@@ -162,15 +176,29 @@ class Turns:
             self._waiting.pop(client.name, None)
             self._clients.pop(client.name, None)
             client.line.clear()
+            if self._clients or self._answered:
+                self._answered[client.name] = self._ended, client.most
+                self._inside_answered += client.most
+        if self._answered:
+            oldest = next(iter(self._answered))
+            if self._answered[oldest][0] <= self._ended - REMEMBERED:
+                self._forget(oldest)
         return self._next(client) if self._waiting else []
+
+    def _forget(self, name: str) -> None:
+        """Counts a client that was answered no more."""
+        self._inside_answered -= self._answered.pop(name, (0, 0))[1]
 
     def _next(self, left: Client) -> list[Operation]:
         ready: list[Operation] = []
-        count = len(self._clients)
-        if left.line and left.inside < self._share(count):
+        if left.line and self._has_turn(left):
             self._let_in(left, ready)
-        while self._waiting and (count == 1 or self._inside < self._window):
-            self._let_in(next(iter(self._waiting.values())), ready)
+        while self._waiting and (self._inside < self._window or self._count == 1):
+            # Few are passed over: each of them has BESIDE_MIN operations in a window that is not full.
+            first = next(filter(self._has_turn, self._waiting.values()), None)
+            if first is None:
+                break
+            self._let_in(first, ready)
         return ready
 
     def _let_in(self, client: Client, ready: list[Operation]) -> None:
@@ -180,13 +208,31 @@ class Turns:
         while line:
             operation = line.popleft()
             if operation.client is client and not operation.future.done():
-                operation.inside = True
-                client.inside += 1
-                self._inside += 1
+                self._pass(client, operation)
                 ready.append(operation)
                 break
         if line:
             self._waiting[client.name] = client
+
+    def _pass(self, client: Client, operation: Operation) -> None:
+        """Counts an operation in the window."""
+        operation.inside = True
+        client.inside += 1
+        client.most = max(client.most, client.inside)
+        self._inside += 1
+
+    @property
+    def _count(self) -> int:
+        return len(self._clients) + len(self._answered)
+
+    def _has_turn(self, client: Client) -> bool:
+        """Whether a client may have one more operation in the window."""
+        inside, count = client.inside, self._count
+        if count == 1:
+            return True
+        if inside >= BESIDE_MIN and inside * (count - 1) >= TIMES * (self._inside - inside + self._inside_answered):
+            return False
+        return self._inside < self._window or inside < self._share(count)
 
     def _share(self, count: int) -> int:
         return max(SHARE_MIN, self._window // (count or 1))

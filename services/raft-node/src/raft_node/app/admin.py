@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Generator
 from typing import Any
 
+import h11
 import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -24,6 +25,8 @@ from raft_node.settings import parse_address
 
 HEAD_S = 10.0
 """The time after which a connection ends that has sent no whole request, or not taken the answer to its last one."""
+HEAD_BYTES_MAX, HEAD_LINES_MAX = 8 << 10, 64
+"""The longest head of a request. This port shares its event loop with Raft."""
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -71,12 +74,44 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Heads(h11.Connection):
+    """Reads requests, of which none has a body: nobody has a reason to send one here, and to read one takes long."""
+
+    def next_event(self) -> Any:
+        """See ``h11.Connection``; a request with a body is malformed here."""
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in event.headers
+        ):
+            raise h11.RemoteProtocolError("a request with a body")
+        return event
+
+
 class _Bounded(H11Protocol):
-    """A connection that ends when it asks nothing for too long, or when a new one needs its place."""
+    """A connection that ends when it asks nothing for too long, or too much, or when a new one needs its place."""
 
     connections_max = 64
     _since_s = 0.0
     _asked: object = None
+    _lines = 0
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.conn = _Heads(h11.SERVER, HEAD_BYTES_MAX)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes, unless they are more than any probe or scrape sends: a line takes as long as a short request."""
+        self._lines += data.count(b"\n")
+        if len(data) > HEAD_BYTES_MAX or self._lines > HEAD_LINES_MAX:
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Begins to count the lines of the next request."""
+        self._lines = 0
+        super().on_response_complete()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection; if there are too many, the one ends that has been silent for longest.
@@ -134,6 +169,7 @@ class AdminServer:
             SettingsError: The port is taken.
         """
         self._registry = registry
+        self._made: bytes | None = None
         self._ready = ready
         self._started = started
         host, port = parse_address(listen)
@@ -150,6 +186,7 @@ class AdminServer:
             http=protocol,
             interface="asgi3",
             lifespan="off",
+            ws="none",
             proxy_headers=False,
             date_header=False,
             log_config=None,
@@ -181,7 +218,7 @@ class AdminServer:
     def _respond(self, path: str) -> tuple[int, bytes, str]:
         text = "text/plain; charset=utf-8"
         if path == "/metrics":
-            return 200, generate_latest(self._registry), CONTENT_TYPE_LATEST
+            return 200, self._metrics(), CONTENT_TYPE_LATEST
         if path == "/livez":
             return 200, b"ok\n", text
         if path == "/startupz":
@@ -190,3 +227,13 @@ class AdminServer:
             reason = self._ready()
             return (503, f"{reason}\n".encode(), text) if reason else (200, b"ok\n", text)
         return 404, b"not found\n", text
+
+    def _metrics(self) -> bytes:
+        """All metrics. They are made once in a turn of the event loop, however many ask: it takes some milliseconds."""
+        if self._made is None:
+            self._made = generate_latest(self._registry)
+            asyncio.get_running_loop().call_soon(self._forget)
+        return self._made
+
+    def _forget(self) -> None:
+        self._made = None

@@ -1,0 +1,209 @@
+"""The turns of connections: a crowd of them leaves the others their part of each turn of the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from connection_under_test import GET, SETTINGS, Connection
+
+from facade.app.crowds import BEGUN_MAX, FEW, LONG, SMALL_BYTES, URGENT_MAX, Crowd, Crowds
+from facade.app.front import Front
+from facade.client.metrics import Metrics
+
+CROWD, POLITE = "10.0.0.1", "10.0.0.2"
+LONG_MAX = BEGUN_MAX // LONG
+"""How many requests of the long way a crowd begins in a turn: all those of these tests go that way."""
+
+
+class Loop:
+    """The turns of an event loop, which the test has pass."""
+
+    def __init__(self) -> None:
+        self._soon: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+
+    def turn(self) -> None:
+        soon, self._soon = self._soon, []
+        for callback in soon:
+            callback()
+
+    @property
+    def idle(self) -> bool:
+        return not self._soon
+
+
+class Asker:
+    """A connection that asks again and again."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    def take_turn(self) -> None:
+        self.turns += 1
+
+
+def test_a_crowd_begins_so_much_in_a_turn_and_the_rest_later_in_order() -> None:
+    loop = Loop()
+    crowd = Crowd(loop.call_soon)
+    askers = [Asker() for _ in range(2 * BEGUN_MAX + 10)]
+    assert [crowd.take(each, GET) for each in askers] == [True] * BEGUN_MAX + [False] * (BEGUN_MAX + 10)
+    loop.turn()
+    assert [each.turns for each in askers] == [0] * BEGUN_MAX + [1] * BEGUN_MAX + [0] * 10
+    late = Asker()
+    assert not crowd.take(late, GET), "others wait already"
+    loop.turn()
+    assert (askers[-1].turns, late.turns) == (1, 1)
+    loop.turn()
+    assert loop.idle, "nothing is left to do"
+    assert crowd.take(late, GET)
+
+
+def test_what_goes_the_long_way_counts_for_more() -> None:
+    loop = Loop()
+    crowd = Crowd(loop.call_soon)
+    for _ in range(LONG_MAX):
+        assert crowd.take(Asker(), GET)
+        crowd.went_long()
+    assert not crowd.take(Asker(), GET)
+
+
+@pytest.mark.parametrize("asked", ["GET /livez", "GET /readyz?a=b", "GET /v1/cluster", "DELETE /v1/auth/tokens/a"])
+def test_some_probes_and_operators_go_before(asked: str) -> None:
+    loop = Loop()
+    crowd = Crowd(loop.call_soon)
+    for _ in range(BEGUN_MAX + 1):
+        crowd.take(Asker(), GET)
+    data = asked.encode() + b" HTTP/1.1\r\n"
+    assert [crowd.take(Asker(), data) for _ in range(URGENT_MAX + 1)] == [True] * URGENT_MAX + [False]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"GET", b"GET ", b"GET /livez", b"\xff /livez HTTP/1.1", b"GET /\xff H", b"GET /v1/kv/livez HTTP/1.1"]
+)
+def test_nothing_else_does(data: bytes) -> None:
+    loop = Loop()
+    crowd = Crowd(loop.call_soon)
+    for _ in range(BEGUN_MAX):
+        crowd.take(Asker(), GET)
+    assert crowd.take(Asker(), data) == (data == b"GET /livez")
+
+
+def test_only_many_connections_are_a_crowd_and_nothing_is_kept_of_them() -> None:
+    crowds = Crowds()
+    loop = Loop()
+    seen = [crowds.enter(CROWD, loop.call_soon).is_large for _ in range(FEW + 1)]
+    assert seen == [False] * FEW + [True]
+    assert not crowds.enter(POLITE, loop.call_soon).is_large
+    crowds.leave(CROWD)
+    assert not crowds.enter(POLITE, loop.call_soon).is_large
+    for _ in range(FEW):
+        crowds.leave(CROWD)
+    assert crowds.enter(CROWD, loop.call_soon).connections == 1
+
+
+def crowded(count: int = FEW + 1) -> tuple[Front, list[Connection]]:
+    """A facade, and a crowd of connections to it that have not asked yet."""
+    front = Front(SETTINGS, Metrics())
+    return front, [Connection(front, CROWD) for _ in range(count)]
+
+
+def begun(connections: list[Connection]) -> int:
+    return sum(len(each.begun) for each in connections)
+
+
+async def test_a_crowd_leaves_others_each_turn_and_all_are_answered() -> None:
+    front, crowd = crowded()
+    polite = Connection(front, POLITE)
+    for each in crowd:
+        each.protocol.data_received(GET)
+    polite.protocol.data_received(GET)
+    assert sum(each.protocol._current is not None for each in crowd) == LONG_MAX
+    assert polite.protocol._current is not None, "whoever is no crowd waits for nobody"
+    await polite.settle()
+    assert polite.statuses == [200]
+    for _ in range(FEW // LONG_MAX):
+        await polite.settle()
+    assert all(each.statuses == [200] for each in crowd)
+    assert not front.crowds.enter(POLITE, lambda callback: None).waiting
+
+
+async def test_a_connection_that_asks_for_much_at_once_has_one_turn_for_each() -> None:
+    _, crowd = crowded()
+    for each in crowd:
+        each.protocol.data_received(3 * GET)
+    for _ in range(6 * (FEW // LONG_MAX)):
+        await crowd[0].settle()
+    assert all(each.statuses == [200, 200, 200] for each in crowd)
+
+
+async def test_who_waits_for_a_turn_is_neither_late_nor_idle() -> None:
+    _, crowd = crowded()
+    for each in crowd[:-1]:
+        each.protocol.data_received(GET)
+    last = crowd[-1]
+    last.protocol.data_received(GET[:10])
+    now_s = last.protocol.loop.time() + 1000
+    last.protocol.check_time(now_s, 1.0)
+    assert not last.transport.closed
+    last.protocol.data_received(GET[10:])
+    assert not last.transport.reading, "what waits is bounded"
+    for _ in range(FEW // LONG_MAX + 1):
+        await last.settle()
+    assert last.statuses == [200]
+    assert last.transport.reading
+
+
+async def test_who_leaves_while_waiting_is_not_served() -> None:
+    front, crowd = crowded()
+    for each in crowd:
+        each.protocol.data_received(GET)
+    gone = crowd[-1]
+    gone.protocol.connection_lost(None)
+    for _ in range(FEW // LONG_MAX + 1):
+        await crowd[0].settle()
+    assert gone.begun == []
+    assert front.arriving.held == 0
+
+
+async def test_a_stop_serves_what_waits() -> None:
+    _, crowd = crowded()
+    for each in crowd:
+        each.protocol.data_received(GET)
+    crowd[-1].protocol.shutdown()
+    await crowd[-1].settle()
+    assert crowd[-1].statuses == [200]
+    assert crowd[-1].transport.closed
+
+
+async def test_large_beginnings_that_wait_have_a_bound() -> None:
+    front, crowd = crowded()
+    for each in crowd[:LONG_MAX]:
+        each.protocol.data_received(GET)
+    large = b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % SMALL_BYTES + bytes(SMALL_BYTES)
+    front.arriving.limit = 3 * len(large)
+    waiting = crowd[LONG_MAX : LONG_MAX + 3]
+    for each in waiting:
+        each.protocol.data_received(large)
+    assert front.arriving.held == 3 * len(large)
+    one_more = crowd[-1]
+    one_more.protocol.data_received(large)
+    assert one_more.protocol._current is not None, "there is no room to wait: it is judged at once"
+    for _ in range(FEW // LONG_MAX + 1):
+        await one_more.settle()
+    assert [each.statuses for each in waiting] == [[200], [200], [200]]
+    assert one_more.statuses == [503], "and refused"
+    assert front.arriving.held == 0
+
+
+async def test_a_body_that_arrives_waits_for_no_turn() -> None:
+    _, crowd = crowded()
+    first = crowd[0]
+    first.protocol.data_received(b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab")
+    for each in crowd[1:]:
+        each.protocol.data_received(GET)
+    first.protocol.data_received(b"cd")
+    await first.settle()
+    assert first.seen == [("PUT", b"/a", b"abcd")]
