@@ -154,7 +154,7 @@ def test_the_same_shape_is_accepted(kept: bool, cluster: Cluster, default: list[
 def test_an_upgrade_is_accepted_before_all_claims_are_there(
     there: list[str], cluster: Cluster, default: list[Object]
 ) -> None:
-    """They come with the pods, and where a quota keeps these away an upgrade is to mend it. Other shapes are refused."""
+    """Claims come with the pods. Where a quota keeps these away, an upgrade is to mend it. Other shapes are refused."""
     cluster.install(default)
     cluster.objects = {
         path: one
