@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,38 @@ def test_packages_name_their_licences_as_far_as_they_tell_them() -> None:
     told, silent = release.with_licences(document)["components"]
     assert "BSD" in told["licenses"][0]["license"]["name"]
     assert "licenses" not in silent
+
+
+def installed_by(dockerfile: str) -> set[str]:
+    """The packages that an image is built of, by its own commands, with those for other systems."""
+    text = (version.ROOT / dockerfile).read_text().replace("\\\n", " ")
+    exports = re.findall(r"uv (export .*?) --output-file \S+", text)
+    assert exports
+    told = "".join(release.call(str(release.UV), *words.split(), "--no-hashes") for words in exports)
+    return set(re.findall(r"^([a-z0-9][a-z0-9-]*)(?:\[[a-z,]+\])?==", told, re.M))
+
+
+@pytest.mark.seconds
+def test_the_bill_of_materials_names_all_that_images_hold_with_its_licence() -> None:
+    """And nothing that only tests and tools need."""
+    document = json.loads(release.bill_of_materials("9.9.9"))
+    assert (document["bomFormat"], document["metadata"]["component"]["version"]) == ("CycloneDX", "9.9.9")
+    found = {each["name"]: each for each in document["components"]}
+    for image in release.IMAGES:
+        held = installed_by(f"services/{image}/Dockerfile")
+        assert {"grpcio", "opentelemetry-sdk"} <= held
+        assert held <= found.keys(), f"{image} holds {sorted(held - found.keys())}"
+        here = {name for name in held if is_installed(name)}
+        assert [name for name in here if not found[name].get("licenses")] == []
+    static = version.ROOT / "services/facade/src/facade/console/static/vendor"
+    for name, each in json.loads((static / "manifest.json").read_text()).items():
+        assert (found[name]["version"], found[name]["purl"]) == (each["version"], f"pkg:npm/{name}@{each['version']}")
+        assert found[name]["licenses"] == [{"license": {"id": each["licence"]}}]
+    assert not {"pytest", "mypy", "ruff", "bandit", "hypothesis", "schemathesis"} & found.keys()
+
+
+def is_installed(name: str) -> bool:
+    return any(each.name.lower().replace("_", "-") == name for each in distributions())
 
 
 @pytest.mark.slow

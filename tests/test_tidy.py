@@ -50,6 +50,8 @@ LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"`((?:[\w-]+/)*test_\w+\.py)(?:::(test_\w+))?`")
 NAMED_MODULE = re.compile(r"`((?:raft_node|raft_testing|facade|dougdb|doug_wire|doug_stream)(?:\.\w+)+)`")
 NAMED_MEMBER = re.compile(r"`([A-Z]\w+)\.(\w+)`")
+CITED = re.compile(r"\b(docs/[a-z-]+\.md|ARCHITECTURE\.md),\s+([A-Z][\w' -]*)")
+"""A document with the name of one of its parts, as modules cite it."""
 SOURCES = (
     "services/raft-node/src",
     "services/raft-node-testing/src",
@@ -209,6 +211,19 @@ def test_links_between_documents_resolve() -> None:
             aim = (path.parent / file).resolve() if file else path
             if not aim.exists() or (anchor and aim.suffix == ".md" and anchor not in anchors_of(aim)):
                 broken.append(f"{name_of(path)}: {target}")
+    assert not broken
+
+
+def test_every_part_of_a_document_that_a_module_cites_exists() -> None:
+    """A part is cited by words of its heading, or of a line that begins in bold."""
+    broken = []
+    for path in modules():
+        for document, cited in CITED.findall(text_of(path)):
+            aim = ROOT / document
+            lines = text_of(aim).splitlines() if aim.exists() else []
+            parts = [line.replace("`", "") for line in lines if line.startswith(("#", "- **", "**"))]
+            if not any(cited.strip() in part for part in parts):
+                broken.append(f"{name_of(path)}: {document}, {cited}")
     assert not broken
 
 

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
+from tools import vendor
 from tools.version import ROOT, VersionError, one_version
 
 UV = ROOT / ".venv" / ".uv" / "bin" / "uv"
@@ -128,11 +129,32 @@ def save_images(out: Path, version: str) -> None:
 
 
 def bill_of_materials(version: str) -> str:
-    """What the wheels bring with them, as CycloneDX, from the lock."""
-    words = ("--format", "cyclonedx1.5", "--quiet", "--frozen", "--no-dev", "--all-packages")
-    document = json.loads(call(str(UV), "export", *words))
+    """What the wheels bring with them, as CycloneDX: from the lock, and what others wrote for the console.
+
+    With all extras, since images have some of them.
+    """
+    words = ("--format", "cyclonedx1.5", "--quiet", "--frozen", "--no-dev", "--all-extras")
+    packages = [word for name in PACKAGES for word in ("--package", name)]
+    document = json.loads(call(str(UV), "export", *words, *packages))
     document["metadata"]["component"]["version"] = version
+    document["components"] += of_the_console()
     return json.dumps(with_licences(document), indent=2) + "\n"
+
+
+def of_the_console() -> list[dict[str, Any]]:
+    """What the console holds of others, as components."""
+    return [
+        {
+            "type": "library",
+            "bom-ref": f"npm:{each.name}@{each.version}",
+            "name": each.name,
+            "version": each.version,
+            "purl": f"pkg:npm/{each.name}@{each.version}",
+            "licenses": [{"license": {"id": each.licence}}],
+        }
+        for each in vendor.PACKAGES
+        if each.folder == vendor.CONSOLE
+    ]
 
 
 def licence_of(name: str) -> str:
@@ -149,7 +171,7 @@ def licence_of(name: str) -> str:
 def with_licences(document: dict[str, Any], find: Callable[[str], str] = licence_of) -> dict[str, Any]:
     """A bill of materials in which each package names its licence, as far as it tells one."""
     for component in document.get("components", ()):
-        licence = find(component["name"])
+        licence = "" if "licenses" in component else find(component["name"])
         if licence:
             component["licenses"] = [{"license": {"name": licence}}]
     return document

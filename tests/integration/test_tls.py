@@ -139,9 +139,13 @@ async def test_clients_over_https_have_an_authority_of_their_own(
 ) -> None:
     people = Authority.make()
     files = place.files._replace(client_ca=tmp_path / "people.crt")
-    write(tmp_path / "people.crt", authority.pem)
-    with pytest.raises(tls.TlsError, match="clients need another one"):
-        tls.Certificates(files)
+    both = people.pem + authority.pem
+    for of_clients, of_nodes in ((authority.pem, authority.pem), (both, authority.pem), (authority.pem, both)):
+        write(tmp_path / "people.crt", of_clients)
+        write(place.files.ca, of_nodes)
+        with pytest.raises(tls.TlsError, match="clients need another one"):
+            tls.Certificates(files)
+    write(place.files.ca, authority.pem)
     write(tmp_path / "people.crt", people.pem)
     context = tls.Certificates(files).client_context()
     shown: list[Any] = []

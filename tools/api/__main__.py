@@ -22,10 +22,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from doug_wire.auth.document import BUILT_IN
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 SERVER = ROOT / "services/facade/tests/serve_fakes.py"
-ROLES = ("stranger", "reader", "writer", "admin")
+STRANGER = "stranger"
+ROLES = (STRANGER, *BUILT_IN)
 ENDLESS = ("/v1/watch", "/v1/console/stream")
 """The paths of endless streams. Only fakes end them after a moment, so they are left out with real nodes."""
 EXAMPLES_MAX = 1000
@@ -61,7 +64,7 @@ def run(
     token: str | None = None,
     examples: int = EXAMPLES_MAX,
     more: tuple[str, ...] = (),
-    stranger: bool = False,
+    role: str = "",
 ) -> int:
     """One run of schemathesis.
 
@@ -72,7 +75,7 @@ def run(
         token: The token of the requests; None for none.
         examples: How many requests of each kind are sent for each operation at most.
         more: Further arguments of schemathesis.
-        stranger: Whether the requests come from a client that is not authenticated.
+        role: The role of the client, or stranger; empty if nobody has to say who they are.
 
     Returns:
         0 if no failure was found; 2 if no request was sent either.
@@ -98,8 +101,8 @@ def run(
     ]
     if token is not None:
         command += ["--header", f"Authorization: Bearer {token}"]
-    checks = HERE / ("stranger.py" if stranger else "checks.py")
-    environment = os.environ | {"API_CHECKS": str(checks), "no_proxy": "*", "PYTHONPATH": str(ROOT)}
+    checks = HERE / {"": "checks.py", STRANGER: "stranger.py"}.get(role, "roles.py")
+    environment = os.environ | {"API_CHECKS": str(checks), "no_proxy": "*", "PYTHONPATH": str(ROOT), "API_ROLE": role}
     nothing = False
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -136,12 +139,12 @@ def main() -> int:
         more += tuple(word for path in ENDLESS for word in ("--exclude-path", path))
         return run(arguments.url, seed=seed, token=arguments.token, more=more, **limits)
     with fakes(auth=arguments.role is not None, plant=arguments.plant) as (url, tokens):
-        stranger = arguments.role == "stranger"
-        token = tokens.get(arguments.role or "")
+        role = arguments.role or ""
+        token = tokens.get(role)
         if arguments.plant:
             # A stranger that is served is always the same failure; the others may show in several ways.
             more += ("--max-failures", "1" if arguments.plant == "open" else "6")
-        return run(url, seed=seed, token=token, more=more, stranger=stranger, **limits)
+        return run(url, seed=seed, token=token, more=more, role=role, **limits)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,19 @@ def test_a_call_that_waits_for_its_own_window_costs_nothing_when_that_of_the_con
     assert not sender.waits
 
 
+def test_settings_that_widen_the_windows_of_calls_leave_none_behind() -> None:
+    """Once the first had used up the connection's window, the others waited for windows that they had, for ever."""
+    hand = Hand()
+    hand.give(SETTINGS, 0, 0, struct.pack(">HI", Setting.INITIAL_WINDOW_SIZE, 0))
+    for stream_id in (1, 3, 5):
+        hand.head(stream_id)
+        hand.server.respond(stream_id)
+        assert not hand.server.send(stream_id, bytes(65_530))
+    assert hand.give(SETTINGS, 0, 0, struct.pack(">HI", Setting.INITIAL_WINDOW_SIZE, 65_535)) == [Drained(1)]
+    assert hand.give(WINDOW, 0, 0, struct.pack(">I", 2 * 65_535)) == [Drained(3), Drained(5)]
+    assert not hand.server._sender.waits
+
+
 @pytest.mark.parametrize("kind", [DATA, HEADERS])
 def test_frames_of_calls_that_are_over_are_a_flood(kind: int) -> None:
     """They were dropped one by one, and never counted: some milliseconds of each piece, and for heads half a second."""

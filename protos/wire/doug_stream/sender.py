@@ -166,7 +166,8 @@ class Sender:
             sizes[:] = [min(sizes), sizes[-1]]
         # Sent before any frame that uses the new values: the peer keeps to the old ones until it reads this.
         self._out.append(frames.frame(SETTINGS, ACK, 0))
-        return [*self._pump_all(), *self._pump_each(self._narrow)]
+        # Those that waited for their own windows go on, or wait with the others for that of the connection now.
+        return [*self._pump_all(), *[stream for stream in list(self._narrow.values()) if self._pump(stream)]]
 
     def _resize(self, value: int, streams: list[Stream]) -> None:
         if value > WINDOW_MAX:
@@ -180,11 +181,8 @@ class Sender:
 
     def _pump_all(self) -> list[Stream]:
         """Goes on with the streams that wait for the connection's window; the others have nothing to gain by it."""
-        return self._pump_each(self._blocked)
-
-    def _pump_each(self, waiting: dict[int, Stream]) -> list[Stream]:
         sent = []
-        for stream in list(waiting.values()):
+        for stream in list(self._blocked.values()):
             if self._window <= 0:
                 break
             if self._pump(stream):

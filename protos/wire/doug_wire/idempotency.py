@@ -3,7 +3,7 @@
 Invariant: the same request of the same client with the same idempotency key gives the same token, wherever and whenever
 it comes in; another request with this key gives another fingerprint.
 
-Source: DESIGN 7; ``doug_wire.command.Token``.
+Source: docs/api.md, Exactly-once writes; ``doug_wire.command.Token``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The partition map: slot -> (shard, epoch), for both services (docs/formats.md, Partition map).
 
 Shard 0 keeps it in its replicated state; the facade caches it and is never the authority: a shard that answers
-WRONG_SHARD makes it ask again (DESIGN 9). Layout, little-endian::
+WRONG_SHARD makes it ask again (docs/formats.md, Partition map). Layout, little-endian::
 
     u64 epoch | u32 number of ranges | ranges
     range: u16 first slot | u16 last slot (included) | u32 shard | u64 epoch of the range

@@ -10,7 +10,7 @@ Invariants:
     2. New files count for new connections. Those that are open stay open.
     3. Plaintext leaves the machine only where it was asked for by name.
 
-Source: DESIGN 4; reliability.md, part 5.
+Source: docs/operations.md, Certificates.
 """
 
 from __future__ import annotations
@@ -266,8 +266,6 @@ class Certificates:
         except (ssl.SSLError, UnicodeDecodeError) as error:
             raise TlsError(f"{files.ca} holds no certificate: {error}") from error
         if files.client_ca is not None:
-            if read.client_ca.strip() == read.ca.strip():
-                raise TlsError(f"{files.client_ca} is the authority of nodes and facades: clients need another one")
             # OpenSSL follows the settings of the front, but gives the certificate only if this context requires it,
             # too.
             context.verify_mode = ssl.CERT_OPTIONAL
@@ -275,6 +273,9 @@ class Certificates:
                 context.load_verify_locations(cadata=read.client_ca.decode("ascii"))
             except (ssl.SSLError, UnicodeDecodeError) as error:
                 raise TlsError(f"{files.client_ca} holds no certificate: {error}") from error
+            # One of several is enough: who signs clients could sign a facade.
+            if not set(context.get_ca_certs(binary_form=True)).isdisjoint(stream.get_ca_certs(binary_form=True)):
+                raise TlsError(f"{files.client_ca} is the authority of nodes and facades: clients need another one")
         not_after(read.certificate)
         return read, context, stream, dialling
 

@@ -16,6 +16,8 @@ from facade.client.router import Router
 from facade.client.tracing import OperationTracing
 from facade.settings import Settings
 
+if str(Path(__file__).parents[3]) not in sys.path:  # Of the repository's root, ``tools``.
+    sys.path.insert(0, str(Path(__file__).parents[3]))
 if str(Path(__file__).parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent))
 
@@ -53,7 +55,7 @@ async def make_facade(request: pytest.FixtureRequest) -> AsyncIterator[Callable[
             values = Settings(nodes=cluster.addresses(), **settings)
             metrics = Metrics()
             router = Router(values, metrics, tracing=tracing)
-            task = asyncio.create_task(router.run())
+            task = asyncio.create_task(router.upkeep.run())
             stack.push_async_callback(_stop, task)
             facade = Facade(cluster, router, metrics, values)
             if facade.gate is not None:

@@ -1,7 +1,8 @@
 """Serves a facade over fake nodes on a loopback port, for tools that send requests from another process.
 
 It prints one line of JSON when it is ready, ``{"url": ..., "tokens": {role: token}}``, and serves until its stdin ends.
-With ``--auth`` everybody has to say who they are, and there is a token for each of the roles that ``ROLES`` names.
+With ``--auth`` everybody has to say who they are, and there is a token for each of the built-in roles, and that of the
+bootstrap file.
 
 Streams that have no end of their own (watches, the console's states) are ended after a moment, because a tool that
 judges whole answers would wait for them until its time is over; with ``--endless`` they go on. Nothing else of the
@@ -23,33 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from access_matrix import BOOTSTRAP
 from facade_under_test import Facade
 from fake_events import happened
 from fake_nodes import FakeCluster
 
 from doug_wire.auth import tokens
-from doug_wire.auth.document import Document, Held, TokenRecord
-from doug_wire.auth.grants import parse_grant
+from doug_wire.auth.document import BUILT_IN, Document, Held, TokenRecord
 from facade.client.metrics import Metrics
 from facade.client.router import Router
 from facade.errors import ProblemError
 from facade.routes import problem
 from facade.settings import Settings
-
-ROLES = {
-    "reader": ("read:*", "watch:*"),
-    "writer": ("read:*", "write:*", "watch:*"),
-    "admin": (
-        "read:*",
-        "write:*",
-        "watch:*",
-        "metrics",
-        "admin:members",
-        "admin:backup",
-        "admin:auth",
-    ),
-}
-"""What the token of each role allows."""
 
 STREAM_S = 0.05
 ENDLESS = (b"/v1/watch", b"/v1/console/stream")
@@ -98,7 +84,7 @@ class Planted:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serves a request."""
         path, query, fault = scope.get("raw_path", b""), scope.get("query_string", b""), self._fault
-        if fault == "open" and path == b"/v1/limits":
+        if fault == "open" and path in (b"/v1/limits", b"/v1/cluster"):
             await _tell(send, 200, b"application/json", b"{}")
         elif path.startswith(b"/v1/kv/") and fault == "refused":
             await _tell(send, 415, PROBLEM, _problem("unsupported_media_type", 415))
@@ -127,11 +113,11 @@ async def _tell(send: Any, status: int, content_type: bytes, content: bytes) -> 
 
 async def give_tokens(facade: Facade) -> dict[str, str]:
     """Makes a token for each role."""
-    given = {}
+    given = {"bootstrap": BOOTSTRAP}
     assert facade.state is not None
-    for role, grants in ROLES.items():
+    for role in BUILT_IN:
         made = tokens.mint()
-        record = TokenRecord(made.id, made.salt, made.digest, Held(tuple(sorted(map(parse_grant, grants)))), 1)
+        record = TokenRecord(made.id, made.salt, made.digest, Held(roles=(role,)), 1)
         await facade.state.change(functools.partial(Document.with_token, name=role, record=record))
         given[role] = made.text
     return given
@@ -149,7 +135,7 @@ async def serve(*, auth: bool, fault: str, endless: bool, events: bool, folder: 
     settings: dict[str, Any] = {}
     if auth:
         bootstrap = folder / "bootstrap.token"
-        bootstrap.write_text("bootstrap-" + "b" * 32)
+        bootstrap.write_text(BOOTSTRAP)
         settings = {
             "auth_mode": "token",
             "auth_bootstrap_file": str(bootstrap),
@@ -158,7 +144,7 @@ async def serve(*, auth: bool, fault: str, endless: bool, events: bool, folder: 
     values, metrics = Settings(nodes=cluster.addresses(), **settings), Metrics()
     router = Router(values, metrics)
     facade = Facade(cluster, router, metrics, values)
-    running = [asyncio.create_task(router.run())]
+    running = [asyncio.create_task(router.upkeep.run())]
     running.append(asyncio.create_task(facade.application.audience.run()))
     assert facade.application.console is not None
     running.append(asyncio.create_task(facade.application.console.collector.run()))

@@ -3,7 +3,7 @@
 Pure functions on the answers of ``/v1/cluster?vitals=true`` and ``/v1/shards/{id}/members``. Must not know how these
 answers were requested, or how findings are printed. Invariant: a figure that a node did not report leads to no finding.
 
-Source: docs/operations.md; DESIGN 9.
+Source: docs/operations.md.
 """
 
 from __future__ import annotations

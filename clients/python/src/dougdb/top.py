@@ -2,7 +2,7 @@
 
 Pure functions: no terminal, no clock, no network. Invariant: an unknown figure is shown as a dash, never as 0.
 
-Source: DESIGN 9; docs/operations.md, dougctl top.
+Source: docs/verify.md, What happens now.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Must not know who asks, nor how. Invariants:
 1. Nothing but ``authorize`` decides, whatever the interface: keys, ranges, operations of the whole cluster.
 2. A range is allowed only if one prefix covers all of it, so that no end of it leads out.
 
-Source: docs/auth.md; reliability.md, part 5.
+Source: docs/auth.md, Grants and roles.
 """
 
 from __future__ import annotations

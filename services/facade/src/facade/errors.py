@@ -18,7 +18,7 @@
         +-- InternalError           500: a raft-node called a record of ours malformed; nothing was changed
         +-- UnexpectedError         500: a defect of the facade; nobody can say what became of the request
 
-Source: features.md, part 4 (HTTP conventions); RFC 9457.
+Source: docs/api.md, Errors; RFC 9457.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from access_matrix import BOOTSTRAP, JSON, KEYED, Clients, operation, outcome_of, prefixed
+from access_matrix import BOOTSTRAP, JSON, KEYED, Clients, asked, guarded, operation, outcome_of, prefixed, start
 from facade_under_test import Facade
 from starlette.routing import Route
 
@@ -35,20 +35,10 @@ def bootstrap(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["asgi", "sockets"])
 async def clients(make_facade: Make, bootstrap: str, tmp_path: Path, request: pytest.FixtureRequest) -> Clients:
-    facade = await make_facade(
-        shards=2,
-        nodes=1,
-        auth_mode="token",
-        auth_bootstrap_file=bootstrap,
-        auth_poll_ms=50,
-        audit_file=str(tmp_path / "audit.jsonl"),
-    )
+    facade = await make_facade(**guarded(Path(bootstrap), tmp_path / "audit.jsonl"))
     if request.param == "sockets":
         await facade.use_sockets()
-    state = facade.state
-    assert state is not None
-    await facade.until(lambda: state.age_s() is not None, "the users are known")
-    return Clients(facade)
+    return await start(facade)
 
 
 def served(facade: Facade) -> Iterator[tuple[str, str]]:
@@ -70,11 +60,6 @@ def served(facade: Facade) -> Iterator[tuple[str, str]]:
         if isinstance(route, Route):
             for method in route.methods or ():
                 yield route.path, method
-
-
-def asked(facade: Facade) -> int:
-    """How much the nodes were asked for."""
-    return sum(len(node.batches) + len(node.scans) for shard in facade.cluster.shards for node in shard.nodes)
 
 
 async def test_every_route_has_a_rule_and_every_rule_a_request(make_facade: Make) -> None:

@@ -39,7 +39,7 @@ class FakeDns(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.port = free_port()
         self.pods: dict[str, list[str]] = {}
-        """Pod names by Service; an absent Service is NXDOMAIN."""
+        """Pod names by Service, or whole names, with a dot behind them; an absent Service is NXDOMAIN."""
         self.broken = False
         """Answers SERVFAIL."""
         self.questions = 0
@@ -68,7 +68,8 @@ class FakeDns(asyncio.DatagramProtocol):
         elif service not in self.pods:
             response.set_rcode(dns.rcode.NXDOMAIN)
         else:
-            targets = [f"0 50 21000 {pod}.{service}.{DOMAIN}." for pod in self.pods[service]]
+            names = [pod if pod.endswith(".") else f"{pod}.{service}.{DOMAIN}." for pod in self.pods[service]]
+            targets = [f"0 50 21000 {name}" for name in names]
             if targets:
                 response.answer.append(dns.rrset.from_text(question.name, 5, "IN", "SRV", *targets))
         assert self.transport is not None
@@ -134,6 +135,17 @@ async def test_pods_are_dialled_by_their_names_and_the_last_good_set_is_kept(ser
     ], "each change is told once"  # fmt: skip
 
 
+async def test_strange_targets_are_no_end_of_it(server: FakeDns) -> None:
+    """The root stands for "there is none" (RFC 2782), and labels of names may have any bytes."""
+    async with polling(server) as (_, known):
+        server.pods = {"s0.ns.svc": ["."], "s1.ns.svc": ["\\255-0.elsewhere.", "short."]}
+        strange = {"\\255-0": Target("\\255-0.elsewhere:21000"), "short": Target("short:21000")}
+        await until(lambda: known == {1: strange}, "what has a name is found")
+        server.pods["s0.ns.svc"] = ["s0-0", "."]
+        first = {"s0-0": Target("s0-0.s0.ns.svc:21000")}
+        await until(lambda: known == {0: first, 1: strange}, "it goes on asking")
+
+
 async def test_it_asks_at_once_when_it_is_hurried(server: FakeDns) -> None:
     server.pods = {"s0.ns.svc": ["s0-0"], "s1.ns.svc": ["s1-0"]}
     async with polling(server, refresh_s=600) as (discovery, known):
@@ -178,7 +190,7 @@ async def test_a_node_that_moves_is_found_at_its_new_address(make_facade: MakeFa
     moved = type(leader)(shard, 0, free_port())
     await moved.start()
     shard.nodes[0] = shard.leader = moved
-    facade.router.update(told(facade))
+    facade.router.upkeep.update(told(facade))
     answer = await facade.http.put("/v1/kv/k", content=b"2")
     assert (answer.status_code, answer.headers["doug-served-by"]) == (200, leader.id)
     assert old.retired
@@ -200,7 +212,7 @@ async def test_a_write_under_way_to_an_address_that_is_given_up_is_unknown_at_on
     moved = type(leader)(leader.shard, 0, free_port())
     await moved.start()
     leader.shard.nodes[0] = leader.shard.leader = moved
-    facade.router.update(told(facade))
+    facade.router.upkeep.update(told(facade))
     assert ((await write).status_code, (await write).json()["outcome"]) == (504, "unknown")
     assert (await read).status_code == 404, "a read is simply asked again"
     leader.silent = False
@@ -213,10 +225,10 @@ async def test_a_node_that_is_told_by_its_address_instead_of_its_name_stays_conn
     await facade.http.put("/v1/kv/k", content=b"1")
     node = facade.router.shards[0].nodes["shard-0-0"]
     name = node.address.split(":")[0]
-    facade.router.update({0: {"shard-0-0": Target("127.0.0.9:1", name)}})
+    facade.router.upkeep.update({0: {"shard-0-0": Target("127.0.0.9:1", name)}})
     assert facade.router.shards[0].nodes["shard-0-0"] is node
     assert (await facade.http.put("/v1/kv/k", content=b"2")).status_code == 200
-    facade.router.update({0: {"shard-0-0": Target("127.0.0.10:1", name)}})
+    facade.router.upkeep.update({0: {"shard-0-0": Target("127.0.0.10:1", name)}})
     assert node.retired, "now its address has changed"
 
 
@@ -226,7 +238,7 @@ async def test_a_node_that_is_no_longer_named_finishes_first(make_facade: MakeFa
     await facade.http.put("/v1/kv/k", content=b"1")
     targets = told(facade)
     del targets[0][leader.id]
-    facade.router.update(targets)
+    facade.router.upkeep.update(targets)
     assert (await facade.http.put("/v1/kv/k", content=b"2")).headers["doug-served-by"] == leader.id
     assert [node.id for node in facade.router.shards[0].listed] == ["shard-0-1", "shard-0-2"]
     known = facade.router.shards[0].nodes[leader.id]
@@ -236,7 +248,7 @@ async def test_a_node_that_is_no_longer_named_finishes_first(make_facade: MakeFa
     await facade.until(lambda: known.retired, "it is forgotten")
     assert facade.router.shards[0].nodes.get(leader.id) is not known
     assert (await facade.http.put("/v1/kv/k", content=b"3")).status_code == 200
-    facade.router.update({0: {}})
+    facade.router.upkeep.update({0: {}})
     assert len(facade.router.shards[0].listed) == 2, "an empty list is not believed"
 
 
@@ -244,11 +256,11 @@ async def test_shards_and_nodes_may_be_found_one_after_the_other(make_facade: Ma
     facade = await make_facade(shards=2, nodes=1, ready=False, discovery="auto")
     targets = told(facade)
     assert (await facade.http.get("/readyz")).status_code == 503
-    facade.router.update({0: targets[0]})
+    facade.router.upkeep.update({0: targets[0]})
     await facade.until(lambda: facade.router.map is not None, "the map is loaded")
     answer = await facade.http.get("/readyz")
     assert (answer.status_code, answer.json()["code"]) == (503, "starting"), "the map names a shard that is not found"
-    facade.router.update({1: targets[1]})
+    facade.router.upkeep.update({1: targets[1]})
     await facade.until(lambda: facade.router.ready, "it became ready")
     for key in range(8):
         assert (await facade.http.put(f"/v1/kv/{key}", content=b"v")).status_code == 200
@@ -258,7 +270,7 @@ async def test_shards_and_nodes_may_be_found_one_after_the_other(make_facade: Ma
 async def test_trouble_makes_discovery_look_again(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     hurried = asyncio.Event()
-    facade.router.on_unreachable = hurried.set
+    facade.router.upkeep.on_unreachable = hurried.set
     await facade.http.put("/v1/kv/k", content=b"1")
     assert not hurried.is_set()
     await facade.cluster.shards[0].nodes[0].stop()

@@ -111,7 +111,7 @@ async def test_a_silent_node_does_not_hide_who_takes_over(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its question is never answered; the others are asked again meanwhile."""
-    monkeypatch.setattr("facade.client.shard.STATUS_TIMEOUT_S", 600.0)
+    monkeypatch.setattr("facade.client.leader_search.STATUS_TIMEOUT_S", 600.0)
     facade = await make_facade(nodes=3)
     nodes = facade.cluster.shards[0].nodes
     await facade.http.put("/v1/kv/k", content=b"1")

@@ -225,7 +225,7 @@ async def test_a_map_of_a_restored_cluster_is_taken_although_its_epoch_is_lower(
     token = (await facade.http.put("/v1/kv/k", content=b"v")).headers["doug-session"]
     directory.map.epoch = 9
     directory.cluster_id = b"from before"
-    assert await directory.load_map()
+    assert await facade.router.upkeep.load_map()
     assert (directory.map.epoch, directory.cluster_id) == (1, b"c" * 16)
     answer = await facade.http.get("/v1/kv/k", headers={**SESSION, "doug-session": token})
     assert answer.status_code == 200

@@ -162,7 +162,14 @@ async def test_sessions_do_not_outlive_the_mode_that_they_began_with(tmp_path: P
         name = "token:app" if kind == "token" else "oidc:bob"
         begun = rig.gate._sign_ins.begin(name, kind, MINTED.id if kind == "token" else "mark", (name,), 1500.0)
         given = [(b"cookie", f"dougdb-session={begun.cookie}".encode()), (b"doug-csrf", begun.csrf.encode())]
-        scope = {"type": "http", "method": "GET", "headers": given, "client": ("127.0.0.1", 1), "state": {}}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": given,
+            "client": ("127.0.0.1", 1),
+            "state": {},
+        }
         return rig.gate._caller(scope, "").access
 
     both = {"auth_session_key_file": str(key), **oidc}

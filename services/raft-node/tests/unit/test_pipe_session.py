@@ -22,7 +22,7 @@ from raft_node.errors import UnavailableError
 from raft_node.kv.keyspace import StoredValue
 from raft_node.kv.operations.work import Details
 from raft_node.observability.metrics import Metrics
-from raft_node.rpc.doug import answer_room
+from raft_node.rpc.doug import answer_room, records
 from raft_node.rpc.doug import pipe as sessions
 from raft_node.rpc.doug.pipe import PipeSession
 from raft_node.runtime.driver import Submission
@@ -163,7 +163,7 @@ async def test_results_gather_while_a_message_is_being_written() -> None:
     rig = Rig()
     rig.context.may_write.clear()
     for record_id in range(5):
-        rig.session.resolve(record_id, Status.OK, 1)
+        rig.session.records.resolve(record_id, Status.OK, 1)
         await rig.settle()
     rig.context.may_write.set()
     await rig.settle()
@@ -298,7 +298,7 @@ async def test_a_malformed_batch_ends_the_stream(kind: pb.BatchKind.ValueType, r
 
 
 async def test_too_many_waiting_results_hold_the_reading_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_RESULT_BYTES_WAITING_MAX", 100)
+    monkeypatch.setattr(records, "_RESULT_BYTES_WAITING_MAX", 100)
     rig = Rig()
     rig.context.may_write.clear()
     rig.data[b"a"] = StoredValue(4, b"", b"v" * 200)
@@ -352,14 +352,14 @@ async def test_a_change_of_leader_is_told_without_any_result() -> None:
     await rig.settle()
     assert [(message.results, message.leader_id) for message in rig.context.sent] == [(b"", "other")]
     await rig.send(pb.BATCH_KIND_WRITE, write(1))
-    rig.session.resolve(1, Status.NOT_LEADER, 0)
+    rig.session.records.resolve(1, Status.NOT_LEADER, 0)
     assert await rig.statuses() == {1: Status.NOT_LEADER}
     assert len(rig.context.sent) == 2
     await rig.end()
 
 
 async def test_many_reads_of_a_large_value_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_RESULT_BYTES_WAITING_MAX", 1 << 20)
+    monkeypatch.setattr(records, "_RESULT_BYTES_WAITING_MAX", 1 << 20)
     rig = Rig()
     rig.context.may_write.clear()
     rig.data[b"a"] = StoredValue(4, b"", b"v" * (1 << 20))
@@ -444,7 +444,7 @@ async def test_few_reads_go_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_reads_that_need_the_disk_begin_anew_once_the_client_takes_answers_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sessions, "_RESULT_BYTES_WAITING_MAX", 1000)
+    monkeypatch.setattr(records, "_RESULT_BYTES_WAITING_MAX", 1000)
     rig = Rig()
     rig.context.may_write.clear()
     looked_up: list[bytes] = []
@@ -480,7 +480,7 @@ async def test_what_is_answered_after_the_stream_has_ended_is_dropped() -> None:
     rig.driver.submitted[0].sink.resolve(1, Status.OK, 1)
     rig.driver.reads[0](True)
     assert await rig.statuses() == {}
-    assert not rig.session._results
+    assert not rig.session.records._results
     assert not rig.session._loads
 
 
@@ -574,13 +574,13 @@ async def test_a_stream_that_asks_is_told_where_the_time_went_and_others_are_not
     rig.data[b"k"] = StoredValue(4, b"", b"v")
     rig.driver.times.write, rig.driver.times.apply_s = WriteTimes(0.001, 0.002, 0.004), 0.0005
     await rig.send(pb.BATCH_KIND_WRITE, write(1))
-    rig.session.resolve(1, Status.OK, 8)
+    rig.session.records.resolve(1, Status.OK, 8)
     await rig.settle()
     assert not rig.context.sent[-1].HasField("timings")
 
     rig.context.incoming.put_nowait(pb.Batch(kind=pb.BATCH_KIND_WRITE, records=write(2), timed=True))
     await rig.settle()
-    rig.session.resolve(2, Status.OK, 9)
+    rig.session.records.resolve(2, Status.OK, 9)
     await rig.settle()
     assert rig.context.sent[-1].timings == pb.Timings(append_us=1000, fsync_us=2000, commit_us=4000, apply_us=500)
 

@@ -26,9 +26,10 @@ from raft_node.raft.config import RaftConfig
 from raft_node.raft.messages import AppendEntries, AppendEntriesResponse, Message
 from raft_node.raft.node import RaftNode
 from raft_node.raft.types import Configuration, HardState, NodeId, Role, Write
+from raft_node.rpc.doug.traced_pipe import TracedSubmission
 from raft_node.runtime.driver import Driver
 from raft_node.runtime.log.store import LogStore
-from raft_node.runtime.writes.proposals import Submission, TracedSubmission
+from raft_node.runtime.writes.proposals import Submission
 from raft_node.storage.wal.log import Wal, WalOptions
 from raft_testing.fakes import DictStore
 from raft_testing.files import MemoryFileSystem

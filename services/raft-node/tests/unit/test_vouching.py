@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 from structlog.testing import capture_logs
 
 from doug.v1 import raft_pb2 as pb
 from raft_node.observability.metrics import Metrics
 from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 from raft_node.rpc.raft import codec
+from raft_node.rpc.raft import service as service_module
 from raft_node.rpc.raft.peers import LocalMember, Peers
 from raft_node.rpc.raft.refusals import LINES_BURST, REASON_CHARACTERS_MAX
 from raft_node.rpc.raft.service import Attached, RaftService
@@ -195,6 +199,63 @@ async def test_a_facades_certificate_speaks_for_no_member_and_leaves_no_address(
     assert member.client_addresses == {"a": "a:9"}
     assert (await admitted(service, envelope(B, "b:9"), Call("b")))[1] == B
     assert member.client_addresses == {"a": "a:9", "b": "b:9"}
+
+
+METHODS = [method for method in pb.DESCRIPTOR.services_by_name["Raft"].methods if method.name != "Identify"]
+"""All methods by which a node is told something; ``Identify`` only answers."""
+
+
+class Calling(Call):
+    """A call that sends one message."""
+
+    def __init__(self, message: Any, *names: str) -> None:
+        super().__init__(*names)
+        self.messages = [message]
+
+    async def read(self) -> Any:
+        return self.messages.pop() if self.messages else grpc.aio.EOF
+
+    async def write(self, message: object) -> None:
+        """Nobody reads the answers."""
+
+
+def sent_by(method: MethodDescriptor, sender: NodeId) -> Any:
+    """A message of a method, from a sender."""
+    message: Any = GetMessageClass(method.input_type)()
+    holder = message if "envelope" in method.input_type.fields_by_name else message.header
+    holder.envelope.CopyFrom(envelope(sender))
+    return message
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.name))
+async def test_no_method_hears_who_is_not_proven_to_be_a_member(
+    method: MethodDescriptor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vote, a heartbeat, entries, a snapshot, a wish: by a stranger's, a facade's or another member's certificate."""
+    monkeypatch.setattr(service_module, "_VOTE_TIMEOUT_S", 0.0)
+    service, member = service_of(A)
+    received: list[object] = []
+    service.attach(Peers(member, Metrics(SHARD)), received.append)
+
+    async def called(sender: NodeId, *names: str) -> str:
+        """How the call is refused, or with what else it ends."""
+        message = sent_by(method, sender)
+        call = Calling(message, *names)
+        try:
+            await getattr(service, method.name)(iter(()) if method.client_streaming else message, call)
+        except (Refused, codec.MessageError) as error:
+            return str(error)
+        return ""
+
+    for sender, names in (
+        (B, ()), (B, ("dougdb-facade",)), (B, ("c",)), (B, ("bb", "*")), (FACADE, ("dougdb-facade",)),
+        (LEADER, ("d",)), (NodeId("b", 99), ("b",)),
+    ):  # fmt: skip
+        refused = await called(sender, *names)
+        assert "certificate" in refused or "no member" in refused, (sender, names, refused)
+        assert received == []
+    ended = await called(B, "b")
+    assert "certificate" not in ended and "no member" not in ended
 
 
 async def test_no_sender_fills_a_disk_with_what_it_calls_itself() -> None:

@@ -152,7 +152,7 @@ class Application:
                 await serve(scope, receive, send)
             except Exception as error:  # noqa: BLE001 - a defect; the border where one request ends, and no other
                 await self._tell_defect(error, app.route, scope, send)
-        except ProblemError as error:  # Raised by the two calls above: routes answer their own errors.
+        except ProblemError as error:  # Raised by the calls at the beginning: routes answer their own errors.
             self._metrics.request(method if method in METHODS else "other", error.status, "none", 0.0, UNMATCHED)
             await refusal(error)(scope, receive, send)
         finally:

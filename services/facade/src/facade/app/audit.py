@@ -100,11 +100,14 @@ class Audit:
             fields |= {"start": _shown(target.start), "end": _shown(target.end)}
         elif target is not None:
             fields["key"] = _shown(target)
+        else:
+            fields["path"] = caller.path[:KEY_CHARACTERS_MAX]
         self._tell("refused", caller, fields)
 
     def unknown(self, caller: Caller, reason: str) -> None:
         """Notes that a request was refused because its sender is not known."""
-        self._tell("refused", caller, {"outcome": "unauthenticated", "reason": reason})
+        path = caller.path[:KEY_CHARACTERS_MAX]
+        self._tell("refused", caller, {"path": path, "outcome": "unauthenticated", "reason": reason})
 
     def turned_away(self, scope: MutableMapping[str, Any], error: ProblemError) -> None:
         """Notes that a request was refused before anybody asked who sent it: for its host, or the page behind it."""

@@ -17,15 +17,17 @@ Source: docs/operations.md, Limits of clients; ``facade.client.turns`` does the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Protocol
 
 from facade.app import reserve
 
 FEW = 256
 """So many connections of one network begin whatever they like."""
-BEGUN_MAX = 128
-"""How many requests a larger crowd begins in a turn. They take some ten milliseconds."""
+BEGUN_MAX = 64
+"""How many requests a larger crowd begins in a turn beside other networks. They take some five milliseconds."""
+ALONE_MAX = 1024
+"""How many it begins in a turn while no other network has a connection: short turns cost more for each request."""
 LONG = 8
 """A request that goes the long way, through the application, counts as so many that go the short one."""
 SMALL_BYTES = 4 << 10
@@ -49,11 +51,17 @@ class Crowd:
         waiting: The connections whose turn comes later.
     """
 
-    __slots__ = ("_begun", "_call_soon", "_counts", "_urgent", "connections", "is_large", "waiting")
+    __slots__ = ("_all", "_begun", "_call_soon", "_counts", "_urgent", "connections", "is_large", "waiting")
 
-    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """Begins without connections; ``call_soon`` has something called in the next turn of the event loop."""
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object], crowds: Sized) -> None:
+        """Begins without connections.
+
+        Args:
+            call_soon: Has something called in the next turn of the event loop.
+            crowds: The crowds of all networks.
+        """
         self._call_soon = call_soon
+        self._all = crowds
         self._counts = False
         self._begun = self._urgent = 0
         self.connections = 0
@@ -70,7 +78,7 @@ class Crowd:
         if not self._counts:
             self._counts = True
             self._call_soon(self._turn)
-        if self._begun < BEGUN_MAX and not self.waiting:
+        if self._begun < self._most and not self.waiting:
             self._begun += 1
             return True
         if self._urgent < URGENT_MAX and reserve.begins_with_served(data):
@@ -89,9 +97,14 @@ class Crowd:
         self._counts = bool(waiting)
         if waiting:
             self._call_soon(self._turn)
-        while waiting and self._begun < BEGUN_MAX:
+        most = self._most
+        while waiting and self._begun < most:
             self._begun += 1
             waiting.popleft().take_turn()
+
+    @property
+    def _most(self) -> int:
+        return ALONE_MAX if len(self._all) == 1 else BEGUN_MAX
 
 
 class Crowds:
@@ -105,7 +118,7 @@ class Crowds:
         """Counts a connection of a network until ``leave``; see ``Crowd`` for ``call_soon``."""
         crowd = self._of.get(network)
         if crowd is None:
-            crowd = self._of[network] = Crowd(call_soon)
+            crowd = self._of[network] = Crowd(call_soon, self._of)
         crowd.connections += 1
         crowd.is_large = crowd.connections > FEW
         return crowd

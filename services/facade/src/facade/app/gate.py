@@ -12,7 +12,7 @@ Must not know what a route does. Invariants:
 3. Whatever is proved twice is one ``Access``: nobody has more of them than proofs, however they write them.
 4. While shard 0 has not been heard for ``DOUGDB_AUTH_STALE_MS``, nobody but the bootstrap token may do anything.
 
-Source: docs/auth.md; RFC 6750; RFC 9110, 11.6; DESIGN 7.
+Source: docs/auth.md; RFC 6750; RFC 9110, 11.6.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ class Gate:
         address = scope["client"][0] if scope.get("client") else ""
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
         certificate = scope.get("state", {}).get(SCOPE_CERTIFICATE, NONE) if "mtls" in self._modes else NONE
-        made = Caller(_STRANGER, request_id_of(scope).decode(), address, scope["method"], route, self.audit.refused)
+        named = request_id_of(scope).decode(), address, scope["method"], route
+        made = Caller(_STRANGER, *named, audit=self.audit.refused, path=scope["path"])
         try:
             if len(headers) > 1:
                 raise UnauthenticatedError("There are two Authorization headers.")

@@ -12,7 +12,7 @@ answered as the application would answer it, header for header; (2) no request i
 refused before its operation, or needs an answer other than the plain one to be allowed; (3) whether the sender has the
 right to an operation is looked at by the router alone, as for every other request.
 
-Source: DESIGN 3; performance.md, rule 3 and "Second round"; measured in docs/performance.md.
+Source: docs/api.md, Key routes; measured in docs/performance.md.
 """
 
 from __future__ import annotations

@@ -33,8 +33,10 @@ class Outgoing:
     def write(self, data: bytes) -> None:
         """Sends bytes to the client."""
         self._written += len(data)
+        was_waiting = self._progress.since_s is not None
         self._transport.write(data)
-        if self._progress.since_s is not None:
+        # Bytes that make the transport ask for a pause are counted by that.
+        if was_waiting:
             self._count(self._counted + len(data))
 
     def write_answer(self, head: bytes, content: bytes) -> None:

@@ -4,7 +4,7 @@ A deadline alone lets one byte now and then hold memory for ever, or for as long
 every window a least number of bytes must have moved. Nor may they move in the smallest pieces, each of which takes as
 long as a large one. Must not know sockets.
 
-Source: reliability.md, part 5.
+Source: docs/operations.md, Limits of clients.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Invariants:
     1. A request that no rule is for reaches no route.
     2. What is open to strangers tells nothing of keys, nodes or users.
 
-Source: docs/auth.md, Routes.
+Source: docs/auth.md, Grants and roles.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ async def serve(
     operations = None if tracing is None else OperationTracing(tracing)
     router = Router(settings, metrics, Channels(certificates), operations)
     discovery = choose(settings, metrics.registry)
-    router.on_unreachable = discovery.hurry
+    router.upkeep.on_unreachable = discovery.hurry
     state, gate = make_gate(settings, metrics, router)
     application = Application(router, metrics, settings, state, gate)
     # Traced requests go through ASGI, where their span is made.
@@ -221,9 +221,9 @@ async def serve(
     _calm_garbage_collector()
     async with asyncio.TaskGroup() as group:
         background = [
-            group.create_task(router.run()),
+            group.create_task(router.upkeep.run()),
             group.create_task(application.audience.run()),
-            group.create_task(discovery.run(router.update)),
+            group.create_task(discovery.run(router.upkeep.update)),
             group.create_task(_check_times(server, application.front, metrics)),
         ]
         if gate is not None:

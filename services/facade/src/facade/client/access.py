@@ -9,7 +9,7 @@ Must not know HTTP, nor how somebody proves who they are (``facade.app.gate``). 
 1. The rights of an ``Access`` are those that count now: what takes them away reaches requests that are under way.
 2. A transaction or a batch is allowed only if each of its compares and operations is.
 
-Source: docs/auth.md; reliability.md, part 5.
+Source: docs/auth.md, Grants and roles.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Caller(NamedTuple):
         method: The request's method.
         route: The template of the request's route.
         audit: The audit log, which is told of every refusal.
+        path: The request's path.
     """
 
     access: Access
@@ -92,6 +93,7 @@ class Caller(NamedTuple):
     method: str = ""
     route: str = ""
     audit: Callable[[Caller, Verb, Target], None] | None = None
+    path: str = ""
 
     @property
     def identity(self) -> str:

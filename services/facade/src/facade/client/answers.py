@@ -2,7 +2,7 @@
 
 Must not know who sent an answer, or when. Invariant: a write is called not applied only if no try of it can have been.
 
-Source: features.md, part 4; doug_wire.pipe.
+Source: docs/api.md, Errors; doug_wire.pipe.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The owners of keys, as far as this facade knows: the partition map as a cache, and the shards from discovery.
 
-Never the authority: each shard checks by itself. Must not know operations or HTTP.
+Never the authority: each shard checks by itself. Must not know operations or HTTP, and waits for nothing.
 
 Invariant: the map of a cluster never gets older; no shard is ever forgotten.
 
-Source: DESIGN 9.
+Source: docs/formats.md, Partition map.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ from doug_wire.partition_map import PartitionMap, PartitionMapError, SlotRange
 from doug_wire.slots import SLOTS, slot_of, slots_of
 from facade.client.channels import Channels
 from facade.client.metrics import Metrics
-from facade.client.operators.leader_calls import call_leader
 from facade.client.sessions import Sessions
 from facade.client.shard import Shard
 from facade.discovery.targets import Targets
 from facade.errors import NotAppliedError
 from facade.settings import Settings
-
-MAP_TIMEOUT_S = 1.0
 
 log = structlog.get_logger()
 
@@ -140,14 +137,8 @@ class Directory:
             new.append(shard)
         return new
 
-    async def load_map(self) -> bool:
-        """Asks shard 0's leader for the map; returns whether the map is now at least as new as that leader's."""
-        shard = self.shards.get(0)
-        if shard is None:
-            return False
-        answer = await call_leader(shard, lambda leader: leader.partitions(MAP_TIMEOUT_S))
-        if not isinstance(answer, doug_pb2.PartitionsResponse):
-            return False
+    def take_map(self, answer: doug_pb2.PartitionsResponse) -> bool:
+        """Takes the map of shard 0's leader; returns whether the map is now at least as new as that one."""
         known = answer.cluster_id == self.cluster_id
         if self.map is not None and known and answer.epoch < self.map.epoch:
             return True  # From a leader that was deposed; what we have is newer.

@@ -8,7 +8,7 @@ entry of its log, and some of them at once where no key comes twice. Must not kn
     2. The values that are read for one run have ``RESULT_BYTES_MAX`` together, whatever was asked for: a request of a
        few bytes may ask for gigabytes. Beyond it they are not kept, and no more of them are fetched.
 
-Source: DESIGN 8; doug_wire.payload.
+Source: docs/api.md, Batches; doug_wire.payload.
 """
 
 from __future__ import annotations

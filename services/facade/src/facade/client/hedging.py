@@ -7,7 +7,7 @@ Off unless a setting says after how long. Must not know HTTP or streams. Invaria
 3. Copies are at most so large a part of all such reads, with a small reserve for the beginning of trouble: a cluster
    that is slow as a whole does not get twice the load.
 
-Source: DESIGN 7; Dean and Barroso, "The Tail at Scale".
+Source: Dean and Barroso, "The Tail at Scale".
 """
 
 from __future__ import annotations

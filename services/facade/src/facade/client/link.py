@@ -11,7 +11,7 @@ Invariants:
        were waiting then and were answered: whoever is answered is likely to ask again at once. Without that, those who
        were answered miss the next batch, and many clients run as two half batches that take turns.
 
-Source: DESIGN 3 and 4; performance.md, rule 2.
+Source: ARCHITECTURE.md, The way of a write; docs/formats.md, Pipe.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A new kind or mode is a row here. Must not know HTTP beyond the names that clients use, and no node.
 
-Source: DESIGN 4 and 7.
+Source: docs/api.md, Consistency.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ anything else, is left to ``Fanout`` before it is sent. Must not know HTTP. Inva
 1. Every put gets the outcome that it would have had with ``Fanout``, and is sent as it would have been.
 2. A batch that is left was not sent, not in part either.
 
-Source: DESIGN 8; doug_wire.puts.
+Source: docs/api.md, Batches; doug_wire.puts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 One receipt stands for all answers of a message. The answer to a batch comes from several nodes, and lists them. Must
 not know HTTP beyond the names of the headers.
 
-Source: DESIGN 7; docs/api.md, Receipts.
+Source: docs/api.md, Response headers.
 """
 
 from __future__ import annotations

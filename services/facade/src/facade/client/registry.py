@@ -9,7 +9,7 @@ Invariants:
     3. An operation that was never proposed ends as NotAppliedError; a write that may have been, as OutcomeUnknownError.
     4. A write that may have been applied is sent again only when it is repeatable: it carries an idempotency token.
 
-Source: DESIGN 3, 7 and 9; features.md, part 4.
+Source: ARCHITECTURE.md, The way of a write; docs/api.md, Errors.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Registry:
         kind: Kind,
         key: bytes,
         record: bytes,
-        deadline_s: float = 0.0,
+        deadline_s: float,
         *,
         repeatable: bool,
         client: str = "",

@@ -6,7 +6,7 @@ that are not slow, then those in the facade's own zone, then those with the fewe
 the one that has taken reads longest ago, so that reads are spread evenly. To be chosen is no turn yet: of several
 that are chosen for the reads of one moment, the first may take them all.
 
-Source: DESIGN 7; docs/api.md, Consistency.
+Source: docs/api.md, Consistency.
 """
 
 from __future__ import annotations

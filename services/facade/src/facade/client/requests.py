@@ -3,7 +3,7 @@
 Must not know HTTP or who serves what. Invariant: the same request with the same idempotency key gives the same token,
 in every facade and after every restart.
 
-Source: DESIGN 7; doug_wire.idempotency.
+Source: docs/api.md, Exactly-once writes; doug_wire.idempotency.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
 """The client side of a whole DougDB: puts its parts together, and is what routes ask.
 
-``directory`` knows who owns a key, ``registry`` owns the operations, ``session`` keeps the streams, ``cluster_status``
-tells how the nodes are. Must not know HTTP.
+``directory`` knows who owns a key, ``registry`` owns the operations, ``upkeep`` keeps streams, leaders and the map,
+``cluster_status`` tells how the nodes are. Here is the way of an operation, which waits for nothing. Must not know
+HTTP.
 
 Source: DESIGN 3, 7 and 9.
 """
 
 from __future__ import annotations
-
-import asyncio
-from collections.abc import Callable
 
 from doug_wire import command, pipe
 from doug_wire.auth.grants import Verb
@@ -20,32 +18,18 @@ from facade.client.channels import Channels
 from facade.client.directory import Directory
 from facade.client.metrics import Metrics
 from facade.client.modes import SESSION, Kind, ReadMode
-from facade.client.node import Node
 from facade.client.operation import Operation
-from facade.client.operators.cluster_status import ClusterStatus, learn_members
+from facade.client.operators.cluster_status import ClusterStatus
 from facade.client.registry import Registry
 from facade.client.requests import token_of, with_token
 from facade.client.scan import Scans
-from facade.client.session import Session as NodeSession
 from facade.client.sessions import Session
 from facade.client.shard import Shard
 from facade.client.tracing import OperationTracing
+from facade.client.upkeep import Upkeep
 from facade.client.watches.feeds import Feeds
 from facade.discovery.static import targets_of
-from facade.discovery.targets import Targets
-from facade.errors import NotAppliedError
 from facade.settings import Settings
-
-MEMBERS_REFRESH_S = 5.0
-MAP_REFRESH_S = 30.0
-PIECE_SHARDS = 64
-"""After the figures of so many shards, everything else has its turn."""
-MAP_RETRY_MIN_S = 0.05
-MAP_RETRY_MAX_S = 1.0
-
-
-def _nothing() -> None:
-    """Does nothing: stands for a callback that was not set."""
 
 
 class Router:
@@ -58,7 +42,7 @@ class Router:
         scans: Begins scans.
         guarded: Whether the rights of the sender are checked.
         feeds: The changes of the shards that somebody watches.
-        on_unreachable: Called when a node does not answer, so that discovery looks whether it has moved.
+        upkeep: Keeps streams, leaders, members and the map while it runs.
     """
 
     def __init__(
@@ -69,17 +53,15 @@ class Router:
         tracing: OperationTracing | None = None,
     ) -> None:
         """Builds the shards. Plaintext without ``channels``, no spans without ``tracing``. Requires: a running loop."""
-        self._metrics = metrics
         self.guarded = settings.guarded
-        self._group: asyncio.TaskGroup | None = None
         self.directory = Directory(settings, metrics, channels or Channels())
         self.registry = Registry(self.directory, settings, metrics, tracing)
         self.cluster = ClusterStatus(self.directory.shards)
         self.scans = Scans(self.directory, guarded=self.guarded)
         self.feeds = Feeds(self.directory, settings.watch_ring_bytes, settings.watch_catch_ups_max)
-        self.on_unreachable: Callable[[], None] = _nothing
+        self.upkeep = Upkeep(self.directory, self.registry, self.feeds, metrics)
         if settings.discovery == "static":
-            self.update(targets_of(settings.nodes))
+            self.upkeep.update(targets_of(settings.nodes))
 
     @property
     def map(self) -> PartitionMap | None:
@@ -95,78 +77,6 @@ class Router:
     def ready(self) -> bool:
         """Whether the map was loaded and every shard has had a leader; once true, always true."""
         return self.directory.ready
-
-    async def run(self) -> None:
-        """Runs everything; ends only by cancellation."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                for shard in self.shards.values():
-                    self._start_shard(group, shard)
-                group.create_task(self._keep_map())
-        finally:
-            self._group = None
-            await self.feeds.close()
-
-    def update(self, targets: Targets) -> None:
-        """Takes over the nodes that discovery names for some shards, all nodes of each."""
-        for shard in self.directory.update(targets):
-            if self._group is not None:
-                self._start_shard(self._group, shard)
-
-    def _start_shard(self, group: asyncio.TaskGroup, shard: Shard) -> None:
-        group.create_task(shard.search())
-        group.create_task(self._keep_sessions(group, shard))
-        group.create_task(self._keep_members(shard))
-        group.create_task(self._tell_unreachable(shard))
-
-    async def _keep_sessions(self, group: asyncio.TaskGroup, shard: Shard) -> None:
-        """Keeps a session for every node of a shard, and ends those of nodes that are gone."""
-        sessions: dict[Node, asyncio.Task[None]] = {}
-        while True:
-            shard.changed.clear()
-            nodes = set(shard.nodes.values())
-            for node in sessions.keys() - nodes:
-                sessions.pop(node).cancel()
-            for node in nodes - sessions.keys():
-                sessions[node] = group.create_task(NodeSession(shard, node, self.registry).run())
-            await shard.changed.wait()
-
-    @staticmethod
-    async def _keep_members(shard: Shard) -> None:
-        """Asks the leader now and then who the members are: some may have come or gone since the settings were made."""
-        while True:
-            await asyncio.sleep(MEMBERS_REFRESH_S)
-            await learn_members(shard)
-
-    async def _tell_unreachable(self, shard: Shard) -> None:
-        while True:
-            await shard.unreachable.wait()
-            shard.unreachable.clear()
-            self.on_unreachable()
-
-    async def _keep_map(self) -> None:
-        """Loads the map again and again, and each time sends the operations that waited for a newer one."""
-        delay_s = MAP_RETRY_MIN_S
-        stale = self.directory.stale
-        while True:
-            stale.clear()
-            if await self.directory.load_map():
-                delay_s = MAP_RETRY_MIN_S
-                # In the same turn of the loop as the map: no id may name the new cluster with positions of the old one.
-                self.feeds.look_at_cluster()
-                self.registry.send_stranded()
-                await asyncio.sleep(MAP_RETRY_MIN_S)  # A moving slot is asked for at most twenty times a second.
-                try:
-                    async with asyncio.timeout(MAP_REFRESH_S):
-                        await stale.wait()
-                except TimeoutError:
-                    continue
-            else:
-                await asyncio.sleep(delay_s)
-                delay_s = min(MAP_RETRY_MAX_S, delay_s * 2)
-
-    # Operations come in.
 
     def write(
         self,
@@ -247,7 +157,8 @@ class Router:
             key: The key that is read.
             mode: The consistency of the read.
             deadline_s: When the read must be answered, on the loop's clock; 0 for the usual time from now on.
-            session: What the client's session token says. Requires: the map is as new as the token, see ``catch_up``.
+            session: What the client's session token says. Requires: the map is as new as the token, see
+                ``Upkeep.catch_up``.
             bound_ms: How old the answer to a bounded read may be.
             caller: The sender, whose rights count; None for the sender of the request that is being served.
             client: The client whose share it takes; empty for the sender of the request that is being served.
@@ -278,25 +189,6 @@ class Router:
         operation.bound_ms = bound_ms
         return operation
 
-    async def catch_up(self, session: Session | None) -> None:
-        """Waits until the partition map is as new as the one by which a session token was made.
-
-        Raises:
-            NotAppliedError: No such map could be loaded in the time that a request may take.
-        """
-        directory = self.directory
-        if session is None or session.epoch <= directory.sessions.epoch:
-            return
-        try:
-            async with asyncio.timeout(self.registry.timeout_s):
-                while session.epoch > directory.sessions.epoch:
-                    directory.stale.set()
-                    await asyncio.sleep(MAP_RETRY_MIN_S)
-        except TimeoutError:
-            raise NotAppliedError(
-                "not_fresh_enough", "The session knows a newer partition map than could be loaded in time."
-            ) from None
-
     def read_token(self, key: bytes, idempotency_key: str) -> Operation:
         """Asks for the outcome of a write of a key with an idempotency key; raises what ``write`` does.
 
@@ -308,7 +200,7 @@ class Router:
         operation_id = self.registry.next_id()
         record = pipe.encode_read(operation_id, epoch, key, token=token_of(self.identity(), idempotency_key))
         return self.registry.admit(
-            shard, operation_id, Kind.READ_LINEARIZABLE, key, record, repeatable=True, client=sender.get()
+            shard, operation_id, Kind.READ_LINEARIZABLE, key, record, 0.0, repeatable=True, client=sender.get()
         )
 
     def shard_of(self, key: bytes) -> int | None:
@@ -323,14 +215,3 @@ class Router:
         """
         shard, _ = self.directory.locate(key, counted=False)
         self.registry.check_room(shard, size)
-
-    async def sample_metrics(self) -> None:
-        """Sets the gauges that are only worth setting when Prometheus reads them."""
-        for number, shard in enumerate(tuple(self.shards.values()), 1):
-            self._metrics.shard(shard.id, shard.state(self.registry.load(shard.id)))
-            if number % PIECE_SHARDS == 0:
-                await asyncio.sleep(0)
-        self.registry.sample_turns()
-        age_s = self.directory.map_age_s()
-        if age_s is not None:
-            self._metrics.map_age(age_s)

@@ -9,7 +9,7 @@ Invariants:
     2. A scan never goes on at another point in a log by itself: it breaks, and whoever asked decides.
     3. However a scan ends, so do its streams.
 
-Source: DESIGN 8 and 9.
+Source: ARCHITECTURE.md, The way of a scan.
 """
 
 from __future__ import annotations

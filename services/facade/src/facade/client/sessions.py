@@ -24,7 +24,7 @@ Must not know HTTP or nodes. Invariants:
     3. Whoever is of an older generation than a node has told is told apart (``is_behind``): a disk from before a
        recovery may have come back.
 
-Source: DESIGN 7.
+Source: docs/api.md, Consistency.
 """
 
 from __future__ import annotations

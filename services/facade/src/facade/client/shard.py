@@ -3,7 +3,7 @@
 Writes and linearizable reads wait for whoever leads; other reads wait for whichever replica has its turn
 (``facade.client.replicas``), and so do linearizable ones when too many wait for the leader. Operations leave a queue
 only into a batch, so that a change of leader moves nothing. A leaf: it calls nobody above it, but hands answers and
-operations whose stream has ended back to whoever asks; ``changed`` and ``unreachable`` are events to wait for. Must not
+operations whose stream has ended back to whoever asks; its events are there for those who wait. Must not wait itself,
 know HTTP or the partition map, and ends no operation.
 
 Invariants:
@@ -31,7 +31,6 @@ from facade.client.metrics import Metrics, ShardState
 from facade.client.modes import KIND_LABELS, LEADER_KINDS, READ_KINDS, REPLICA_KINDS, Kind
 from facade.client.node import Node
 from facade.client.operation import Load, Operation
-from facade.client.questions import Questions, until
 from facade.client.replicas import BEHIND_S, SILENT_S, SLOW_FOR_S, SLOW_S, Replicas, answers
 from facade.client.sessions import Sessions
 from facade.client.tracing import contexts_for
@@ -41,9 +40,6 @@ from facade.settings import Settings
 
 REFUSED_S = 0.03
 """For this long no other node is believed that a node leads which just said that it does not lead in that term."""
-STATUS_TIMEOUT_S = 0.2
-SEARCH_S, SEARCH_IDLE_S = 0.05, 0.5
-"""The pauses between two rounds of asking all nodes who leads: while operations wait, and while none does."""
 
 log = structlog.get_logger()
 
@@ -63,6 +59,8 @@ class Shard:
         leader_term: The newest term that anybody was believed to lead in.
         ever_led: Whether a leader has ever been found.
         changed: An event that is set when nodes came or went, since each needs a session.
+        in_question: An event that is set when all nodes are to be asked who leads (``facade.client.leader_search``).
+        hurry: An event that is set when they are to be asked soon, because an operation waits or a node has come.
         waits: How long its requests have waited of late.
         unreachable: An event that is set when a node does not answer at the address that discovery names.
     """
@@ -92,8 +90,8 @@ class Shard:
         self.changed, self.unreachable = asyncio.Event(), asyncio.Event()
         self._queues: dict[Kind, deque[Operation]] = {kind: deque() for kind in Kind}
         self.waits = Waits(settings.queue_wait_ms / 1000)
-        self._search, self._hurry = asyncio.Event(), asyncio.Event()
-        self._search.set()
+        self.in_question, self.hurry = asyncio.Event(), asyncio.Event()
+        self.in_question.set()
         metrics.leader(shard_id, known=False)
 
     def _make_node(self, node_id: str, target: Target) -> Node:
@@ -138,8 +136,8 @@ class Shard:
                 self._remove(node)
         for node_id in targets:
             self.nodes[node_id].unlisted = False
-        self._search.set()
-        self._hurry.set()
+        self.in_question.set()
+        self.hurry.set()
 
     def _add(self, node_id: str, target: Target) -> Node:
         node = self.nodes[node_id] = self._make_node(node_id, target)
@@ -176,7 +174,7 @@ class Shard:
             if kind is Kind.READ_LINEARIZABLE and len(self._queues[kind]) >= self._spread_items:
                 self._grant_one(kind)
         else:
-            self._hurry.set()
+            self.hurry.set()
 
     def _again(self, operation: Operation, reason: str) -> None:
         """Takes an operation that is repeatable out of flight, to try it elsewhere at once."""
@@ -235,7 +233,7 @@ class Shard:
             queue = self._queues[kind]
             if kind not in granted or not queue or not node.link.has_room(kind):
                 continue
-            if kind is Kind.READ_LINEARIZABLE and (self._leader_in_doubt() or len(queue) < self._spread_items):
+            if kind is Kind.READ_LINEARIZABLE and (self.leader_in_doubt() or len(queue) < self._spread_items):
                 continue
             if cut := node.link.cut(kind, queue, now_s):
                 if kind is Kind.READ_LINEARIZABLE:
@@ -312,8 +310,8 @@ class Shard:
         node.link.reset(self._loop.time())
         # The node may run on another disk now, which its status tells: it is asked until it has told.
         node.up, node.suspect, node.known = not node.retired, False, False
-        self._search.set()
-        self._hurry.set()
+        self.in_question.set()
+        self.hurry.set()
         self._grant()
 
     def node_down(self, node: Node) -> list[Operation]:
@@ -351,7 +349,7 @@ class Shard:
             if silent_s > SILENT_S:
                 node.suspect = True
                 node.granted.clear()
-                self._search.set()
+                self.in_question.set()
                 self._take_back(node, REPLICA_KINDS if node is self.leader else READ_KINDS)
             elif silent_s > SLOW_S and link.items(Kind.READ_LOCAL):
                 node.slow_until_s = now_s + SLOW_FOR_S
@@ -431,7 +429,7 @@ class Shard:
         old, self.leader, self.leader_term = self.leader, node, term
         self._metrics.leader(self.id, known=node is not None)
         if node is None:
-            self._search.set()
+            self.in_question.set()
             return
         if new or old is None:
             self._leader_since_s = self._loop.time()
@@ -457,37 +455,23 @@ class Shard:
     def state(self, load: Load) -> ShardState:
         """The figures that the metrics show of this shard."""
         age_s = None if self.leader is None else self._loop.time() - self._leader_since_s
-        return ShardState(load.items, load.size, not self._leader_in_doubt(), age_s)
+        return ShardState(load.items, load.size, not self.leader_in_doubt(), age_s)
 
-    def _leader_in_doubt(self) -> bool:
+    def leader_in_doubt(self) -> bool:
+        """Whether no leader is known, or it is not connected, or owes an answer for long."""
         leader = self.leader
         return leader is None or not leader.up or not answers(leader, self._loop.time())
 
-    async def search(self) -> None:
-        """Asks all nodes who leads, while no leader is known or a node is silent; ends only by cancellation."""
-        async with Questions(self._ask) as questions:
-            while True:
-                await self._search.wait()
-                self._search.clear()  # Before the questions: who comes while they are under way is asked, too.
-                # A leader that vanished must not hide its successor.
-                await questions.ask(tuple(self.nodes.values()), SEARCH_S, self._all_speak)
-                if self._all_speak():
-                    continue
-                self._search.set()
-                in_doubt = self._leader_in_doubt()
-                self._hurry.clear()
-                self.unreachable.set()
-                await asyncio.sleep(SEARCH_S)
-                waiting = self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE]
-                if self.ever_led and not (in_doubt and waiting):
-                    await until(self._hurry, SEARCH_IDLE_S)
+    def leader_awaited(self) -> bool:
+        """Whether an operation waits that only a leader can answer."""
+        return bool(self._queues[Kind.WRITE] or self._queues[Kind.READ_LINEARIZABLE])
 
-    def _all_speak(self) -> bool:
-        return not self._leader_in_doubt() and all(node.speaks for node in self.nodes.values())
+    def all_speak(self) -> bool:
+        """Whether the leader is known and answers, and no node is silent: then nobody has to be asked who leads."""
+        return not self.leader_in_doubt() and all(node.speaks for node in self.nodes.values())
 
-    async def _ask(self, node: Node) -> None:
-        node.known = True
-        status = await node.status(STATUS_TIMEOUT_S)
+    def told(self, node: Node, status: admin_pb2.StatusResponse | None) -> None:
+        """Takes a node's answer to the question who leads; None if none came in time."""
         if node.retired:
             return
         node.known = node.known and status is not None

@@ -103,13 +103,16 @@ class DnsDiscovery:
         if shard in self._failing:
             self._failing.discard(shard)
             log.warning("discovery.recovered", source=SOURCE, shard=shard)
-        service = answer.canonical_name.parent().parent()
+        service = dns.name.Name(answer.canonical_name.labels[2:])
         targets = {}
         for record in answer:
             assert isinstance(record, dns.rdtypes.IN.SRV.SRV)
-            node_id = record.target.labels[0].decode()
+            labels = record.target.labels
+            if record.target == dns.name.root:
+                continue  # It says that there is no node: RFC 2782.
+            node_id = dns.name.Name(labels[:1]).to_text()
             # Certificates are made out for the name as it is configured, with or without the cluster's domain.
-            own = record.target.parent() == service
+            own = dns.name.Name(labels[1:]) == service
             host = f"{node_id}.{name}".rstrip(".") if own else record.target.to_text(omit_final_dot=True)
             targets[node_id] = Target(str(Address(host, record.port)))
         return dict(sorted(targets.items()))

@@ -9,7 +9,7 @@ Invariants:
     2. No read waits for ever: a connection whose other end has vanished is given up after the watch's own time.
     3. A missing permission is told once, by verb and resource, not at every try.
 
-Source: kubernetes.md, part 4.
+Source: docs/kubernetes.md, Discovery.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ understood is left out, because a field that a newer Kubernetes adds must not bl
 Invariants: (1) a node is known by the name of its pod, never by its address; (2) after ``replace`` nothing is left of
 what the list did not contain, because a watch never tells deletions that it missed.
 
-Source: kubernetes.md, part 4; the EndpointSlice API, discovery.k8s.io/v1.
+Source: docs/kubernetes.md, Discovery; the EndpointSlice API, discovery.k8s.io/v1.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ group at a time. Must not know shards. Invariants: (1) there is one result for e
 operations; (2) an operation that is refused keeps no other one from being carried out; (3) memory is bounded, however
 long a stream, and however large what it reads.
 
-Source: DESIGN 8; features.md, part 4.
+Source: docs/api.md, Batches.
 """
 
 from __future__ import annotations

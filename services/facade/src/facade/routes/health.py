@@ -37,7 +37,7 @@ def make_router(router: Router, metrics: Metrics) -> APIRouter:
     @routes.get("/metrics", response_class=Response)
     async def read_metrics() -> Response:
         """Read the metrics of this facade, for Prometheus."""
-        await router.sample_metrics()
+        await router.upkeep.sample_metrics()
         return Response(await metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

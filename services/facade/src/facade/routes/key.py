@@ -4,7 +4,7 @@ Keys are bytes that must be UTF-8. They are read from the raw path, because fram
 difference between keys. Invariants: (1) nothing is ever replaced or normalised: dots, double slashes and composed
 characters stay; (2) ``/`` and ``%2F`` are the same byte; (3) what is not understood is refused, never ignored.
 
-Source: features.md, part 4; reliability.md, part 5; RFC 3986; RFC 9110, 12.5.1.
+Source: docs/api.md, Keys and values; RFC 3986; RFC 9110, 12.5.1.
 """
 
 from __future__ import annotations

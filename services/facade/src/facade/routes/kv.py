@@ -7,7 +7,7 @@ method ``k:increment`` is a key like any other. Keys that are not text are named
 Must not know gRPC or batches. Invariants: (1) every request is answered by its deadline; (2) every error is a problem
 document; (3) a request that is not understood in full is refused before anything is proposed.
 
-Source: DESIGN 7 and 8; performance.md, rule 3; docs/api.md.
+Source: docs/api.md, Key routes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Must not know gRPC. Invariant: ``unknown`` is said when the shard remembers nothing: then the write was not applied as
 of now, or so long ago that it is forgotten.
 
-Source: DESIGN 7; features.md, part 3.
+Source: docs/api.md, Exactly-once writes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Must not know what the options do. Invariants: (1) what is not understood is refused, never ignored; (2) an option that
 is given twice, in two ways, is refused.
 
-Source: DESIGN 7 and 8; features.md, part 4; RFC 9110; draft-ietf-httpapi-idempotency-key-header.
+Source: docs/api.md, Key routes; RFC 9110; draft-ietf-httpapi-idempotency-key-header.
 """
 
 from __future__ import annotations

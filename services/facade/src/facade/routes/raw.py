@@ -3,7 +3,7 @@
 Must not know any route. Invariants: (1) every request is answered once, a refused one with a problem document; (2)
 every answer names its request (``Doug-Request-Id``).
 
-Source: performance.md, rule 3; RFC 9457.
+Source: RFC 9457.
 """
 
 from __future__ import annotations

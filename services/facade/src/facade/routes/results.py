@@ -3,7 +3,7 @@
 Must not know how a result came here. Invariant: a replayed result gives the answer that the first one gave, and says
 that it is replayed.
 
-Source: DESIGN 7; features.md, part 4.
+Source: docs/api.md, Response headers.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Must not know what the request does. Invariant: a token that cannot be kept is refused before anything is done.
 
-Source: DESIGN 7.
+Source: docs/api.md, Consistency.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def read_session(router: Router, token: bytes) -> Session:
     """Reads a session token; raises what ``begin_session`` does."""
     router.directory.check_loaded()
     session = router.directory.sessions.read(token)
-    await router.catch_up(session)
+    await router.upkeep.catch_up(session)
     return session
 
 

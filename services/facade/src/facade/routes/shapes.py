@@ -4,7 +4,7 @@ One shape for every route that has it. Must not know routes or shards. Invariant
 refused, never ignored; (2) every command that comes out of here passes ``doug_wire.validity``, so that no node calls it
 malformed; (3) keys and values of any bytes can be told and said.
 
-Source: issue "Everything a key-value store does", Shapes; features.md, part 4.
+Source: docs/api.md, Keys and values.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 FastAPI by itself takes a body of any length and lets NaN pass. Must not know what a body is for. Invariant: what is
 refused here is refused before the route's own function is called, with a problem document.
 
-Source: reliability.md, part 5.
+Source: docs/api.md, Errors.
 """
 
 from __future__ import annotations

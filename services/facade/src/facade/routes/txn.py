@@ -3,7 +3,7 @@
 Must not know gRPC. Invariants: (1) a request whose keys belong to several shards is refused before anything is sent,
 with the slots of its keys; (2) a transaction is carried out as a whole, or leaves no trace.
 
-Source: DESIGN 8; features.md, part 4; doug_wire.payload.
+Source: docs/api.md, Transactions; doug_wire.payload.
 """
 
 from __future__ import annotations

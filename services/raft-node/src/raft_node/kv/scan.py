@@ -8,7 +8,7 @@ Invariants:
 2. A step looks at a bounded number of records and holds a bounded number of bytes, or one record.
 3. A common prefix is told only when a visible key has it, and once.
 
-Source: docs/formats.md, Scan; DESIGN 8.
+Source: docs/formats.md, Scan.
 """
 
 from __future__ import annotations

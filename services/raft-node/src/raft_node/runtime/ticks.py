@@ -1,8 +1,8 @@
 """Time for the core: ticks, counted on the event loop's clock.
 
 Messages that have arrived are handled before a deadline is: a wake-up that comes late lets the loop read its sockets
-once and counts one tick, so that a paused process does not campaign for the time it slept (docs/raft.md, Time). Must
-not know messages, the log, or who is a member.
+once and counts one tick, so that a paused process does not campaign for the time it slept. Must not know
+messages, the log, or who is a member.
 
 Invariant: time is counted up to a deadline only by the timer, never by a message that may put the deadline off.
 """

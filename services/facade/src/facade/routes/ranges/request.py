@@ -3,7 +3,7 @@
 Invariant: what is not understood is refused, never ignored: an unknown parameter, one that is given twice, a range that
 is described in two ways, a cursor of something else.
 
-Source: docs/api.md, Ranges; DESIGN 8.
+Source: docs/api.md, Ranges.
 """
 
 from __future__ import annotations

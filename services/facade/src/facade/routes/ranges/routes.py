@@ -5,7 +5,7 @@ failure of a shard within it begins it anew; (2) a stream goes on behind the las
 says whether it is complete and whether its points in the logs changed; (3) what a client does not read is not made;
 (4) whatever is not complete gives a cursor for the rest.
 
-Source: DESIGN 8; docs/api.md, Ranges.
+Source: docs/api.md, Ranges.
 """
 
 from __future__ import annotations

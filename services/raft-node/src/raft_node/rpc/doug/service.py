@@ -32,10 +32,10 @@ from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
 from raft_node.rpc.doug import batch_execution, operations, range_deletion, scan_stream, watch_stream
 from raft_node.rpc.doug.pipe import PipeSession
 from raft_node.rpc.doug.replica import Replica, clock_stands, has_run_out
-from raft_node.rpc.doug.traced_pipe import RecordSpans
+from raft_node.rpc.doug.traced_pipe import RecordSpans, TracedSubmission
 from raft_node.rpc.raft.streams import BROKEN
 from raft_node.runtime.reads.watches import HistoryGoneError
-from raft_node.runtime.writes.proposals import Submission, TracedSubmission
+from raft_node.runtime.writes.proposals import Submission
 from raft_node.storage.engine import BlockNeeded
 
 Context = grpc.aio.ServicerContext[Any, Any]

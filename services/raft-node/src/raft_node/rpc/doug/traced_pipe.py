@@ -1,4 +1,4 @@
-"""Spans of the sampled records of one Pipe stream. Without tracing, ``raft_node.rpc.doug.pipe`` has no observer.
+"""Spans of the sampled records of one Pipe stream. Without tracing, ``raft_node.rpc.doug.records`` has none.
 
 Invariant: a record's span ends with its answer, or with the stream.
 """
@@ -9,10 +9,28 @@ from doug.v1 import doug_pb2 as pb
 from doug_wire.pipe import ReadRecord
 from doug_wire.trace_context import decode_traces
 from raft_node.observability.tracing import NodeTraces, RequestTrace, WriteTrace
-from raft_node.runtime.writes.proposals import Submission, TracedSubmission
+from raft_node.runtime.writes.proposals import Submission
 
 SPANS_MAX = 4096
 """The most sampled records of one stream without an answer that have a span; further ones have none."""
+
+
+class TracedSubmission(Submission):
+    """A write that is sampled."""
+
+    _trace: WriteTrace
+
+    @classmethod
+    def of(cls, submission: Submission, trace: WriteTrace) -> TracedSubmission:
+        """The same write, with its trace."""
+        made = cls(*submission)
+        made._trace = trace
+        return made
+
+    @property
+    def trace(self) -> WriteTrace:
+        """See ``Submission``."""
+        return self._trace
 
 
 class RecordSpans:

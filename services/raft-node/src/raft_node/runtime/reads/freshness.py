@@ -12,7 +12,7 @@ It knows neither keys nor streams. Invariants:
 2. Each read that waits is answered once, within ``WAIT_S``: who asks may know a fresher replica.
 3. While nobody asks for a bound, no round is begun here.
 
-Source: DESIGN 7.
+Source: docs/api.md, Consistency.
 """
 
 from __future__ import annotations

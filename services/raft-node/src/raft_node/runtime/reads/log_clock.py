@@ -1,8 +1,8 @@
 """Moves the log clock on for reads that must not see what has expired by the leader's clock, but not yet by the log's.
 
-A key has expired once the log says so, and not before (DESIGN 6). A leader that serves a read when the deadline of what
-it found has passed by its own clock puts a CLOCK entry into the log and answers when that is applied: so that no later
-read, here or elsewhere, sees the key again, and none sees it after its time.
+A key has expired once the log says so, and not before (docs/api.md, Expiry). A leader that serves a read when the
+deadline of what it found has passed by its own clock puts a CLOCK entry into the log and answers when that is applied:
+so that no later read, here or elsewhere, sees the key again, and none sees it after its time.
 
 Invariants:
 1. One entry is under way at a time, for all reads that wait when it is proposed.

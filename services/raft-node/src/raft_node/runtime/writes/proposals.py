@@ -40,24 +40,6 @@ class Submission(NamedTuple):
         return None
 
 
-class TracedSubmission(Submission):
-    """A write that is sampled."""
-
-    _trace: WriteTrace
-
-    @classmethod
-    def of(cls, submission: Submission, trace: WriteTrace) -> TracedSubmission:
-        """The same write, with its trace."""
-        made = cls(*submission)
-        made._trace = trace
-        return made
-
-    @property
-    def trace(self) -> WriteTrace:
-        """See ``Submission``."""
-        return self._trace
-
-
 class _Pending(NamedTuple):
     term: int
     sink: Sink
