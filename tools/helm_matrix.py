@@ -63,6 +63,13 @@ MATRIX: dict[str, tuple[str, ...]] = {
         'tracing={"enabled":true,"endpoint":"https://otel.example/v1/traces","collectorAt":[{"podSelector":{}}]}',
     ),
     "TLS": ("--set", "tls.mode=existingSecret,tls.existingSecret=mine,discovery.mode=auto"),
+    "access control": (
+        "--set",
+        "tls.mode=existingSecret,tls.existingSecret=mine,auth.mode=token\\,mtls\\,oidc,auth.bootstrapSecret=boot,"
+        "auth.sessionKeySecret=key,auth.clientCASecret=clients,auth.oidc.issuer=https://issuer.example.org,"
+        "auth.oidc.audience=dougdb,auth.oidc.jwks=https://issuer.example.org/keys,auth.oidc.atNodes=true,"
+        "auth.backupTokenSecret=saver,backup.enabled=true,limits.clientRequestsPerS=100",
+    ),
     "ingress": (
         "--set",
         "facade.ingress.enabled=true,facade.ingress.hosts[0]=kv.example.org,facade.ingress.tlsSecret=kv,"

@@ -139,6 +139,16 @@ The shape of a cluster is in its volumes. Other shards or other members would le
 {{- end -}}
 {{- /* Any node's will do: claims of single nodes may be gone with their disks. */}}
 {{- $log := regexMatch (printf "(^| )wal-%s[0-9]+-[0-9]+( |$)" (trimPrefix "data-" $prefix)) (keys $claims | join " ") -}}
+{{- /* What a StatefulSet asks for counts as being there: its claims are made with its pods, which a quota may keep away. */}}
+{{- range $n := until $shards -}}
+{{- with lookup "apps/v1" "StatefulSet" $root.Release.Namespace (include "dougdb.shardName" (list $root $n)) -}}
+{{- $_ := set $found (toString $n) true -}}
+{{- $members = max $members (dig "spec" "replicas" 0 .) -}}
+{{- range $template := dig "spec" "volumeClaimTemplates" list . -}}
+{{- $log = or $log (eq $template.metadata.name "wal") -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $found $log (not $v.persistence.wal.enabled) -}}
 {{- fail (printf "persistence.wal.enabled cannot change while the data is there: the logs of these nodes lie in claims of their own, such as wal-%s0-0. Nothing is lost: set it back to true" (trimPrefix "data-" $prefix)) -}}
 {{- end -}}

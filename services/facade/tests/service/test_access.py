@@ -166,6 +166,16 @@ async def test_how_often_slots_are_asked_for_is_not_for_everybody(clients: Clien
 
 
 @pytest.mark.parametrize("clients", ["asgi"], indirect=True)
+async def test_the_right_to_make_backups_is_all_that_a_backup_needs(clients: Clients) -> None:
+    """It asks which shards there are, by the map and by the list, and then for each of them."""
+    token = await clients.token("admin:backup")
+    for path in ("/v1/partitions", "/v1/cluster"):
+        assert (await clients.send(token, "GET", path)).status_code == 200, path
+    for path in ("/metrics", "/v1/partitions?counts=true", "/v1/shards/0/events", "/v1/shards/0/members", "/v1/kv/a"):
+        assert (await clients.send(token, "GET", path)).status_code == 403, path
+
+
+@pytest.mark.parametrize("clients", ["asgi"], indirect=True)
 async def test_what_has_no_rule_is_served_to_nobody(clients: Clients) -> None:
     for method, path, status in (
         ("GET", "/nothing", 404),

@@ -150,6 +150,22 @@ def test_the_same_shape_is_accepted(kept: bool, cluster: Cluster, default: list[
     assert "/api/v1/namespaces/dougdb/persistentvolumeclaims" in cluster.asked
 
 
+@pytest.mark.parametrize("there", [[], ["data-dougdb-s0-0"], ["data-dougdb-s0-0", "wal-dougdb-s0-0"]])
+def test_an_upgrade_is_accepted_before_all_claims_are_there(
+    there: list[str], cluster: Cluster, default: list[Object]
+) -> None:
+    """Claims come with the pods. Where a quota keeps these away, an upgrade is to mend it. Other shapes are refused."""
+    cluster.install(default)
+    cluster.objects = {
+        path: one
+        for path, one in cluster.objects.items()
+        if "persistentvolumeclaims" not in path or path.rpartition("/")[2] in there
+    }
+    assert render(*LIVE, environment=cluster.environment) == default
+    for change in ("more shards", "more members"):
+        assert refusal(*LIVE, "--set", CHANGES[change][0], environment=cluster.environment)
+
+
 def test_an_empty_namespace_takes_any_shape(cluster: Cluster) -> None:
     assert not refusal(*LIVE, "--set", "shards=3,raft.replicas=3", environment=cluster.environment)
 

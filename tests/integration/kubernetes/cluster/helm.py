@@ -49,11 +49,13 @@ class Release:
 
     Attributes:
         secure: How its Service is spoken to over TLS; None in the clear.
+        token: What requests show; none when empty.
     """
 
     def __init__(self, tag: str) -> None:
         self.namespace = f"{PREFIX}-helm-{tag}"
         self.secure: Secure | None = None
+        self.token = ""
         self._address = ""
         self._seeds = itertools.count(SEED)
 
@@ -109,7 +111,8 @@ class Release:
 
     def call(self, method: str, path: str, body: bytes = b"") -> Any:
         """One request through the Service."""
-        return fetch(8080, method, path, body, host=self.address, timeout_s=15, secure=self.secure)
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return fetch(8080, method, path, body, headers, host=self.address, timeout_s=15, secure=self.secure)
 
     def put(self, key: str, value: str) -> int:
         """The status of a put; 0 when nobody answers."""

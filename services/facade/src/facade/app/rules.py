@@ -94,7 +94,8 @@ RULES = (
     _rule("/v1/auth/roles/{name}", "PUT DELETE", Verb.AUTH),
     _rule("/v1/auth/users", "GET POST DELETE", Verb.AUTH),
     _rule("/metrics", "GET", Verb.METRICS),
-    _rule("/v1/cluster", "GET", *LOOKING),
+    # Who makes a backup has to learn which shards there are.
+    _rule("/v1/cluster", "GET", *LOOKING, Verb.BACKUP),
     _rule(f"{_SHARD}/events", "GET", *LOOKING),
     _rule(f"{_SHARD}/members", "GET", *LOOKING),
     _rule(f"{_SHARD}/members", "POST", Verb.MEMBERS),
