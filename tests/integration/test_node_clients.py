@@ -7,7 +7,9 @@ authority.
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ class Nodes:
         self.cluster = cluster
         self.people, self.key = Authority.make("people"), ec.generate_private_key(ec.SECP256R1())
         self.keys = folder / "jwks.json"
-        self.publish("one", self.key)
+        self.publish(one=self.key)
         self._channels: list[grpc.Channel] = []
         tls = cluster.data / "run" / "tls"
         self._roots = (tls / "client" / "ca.crt").read_bytes()
@@ -51,10 +53,12 @@ class Nodes:
             place = self.cluster.data / "run" / "tls" / name / "ca.crt"
             write(place, place.read_bytes() + self.people.pem)
 
-    def publish(self, kid: str, key: ec.EllipticCurvePrivateKey) -> None:
-        """Makes this key the issuer's only one."""
-        public = json.loads(jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).to_jwk(key.public_key()))
-        write(self.keys, json.dumps({"keys": [{**public, "kid": kid, "alg": "ES256", "use": "sig"}]}).encode())
+    def publish(self, **keys: ec.EllipticCurvePrivateKey) -> None:
+        """Makes these keys the issuer's only ones, by their ids."""
+        algorithm = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256)
+        shown = {kid: json.loads(algorithm.to_jwk(key.public_key())) for kid, key in keys.items()}
+        listed = [{**public, "kid": kid, "alg": "ES256", "use": "sig"} for kid, public in shown.items()]
+        write(self.keys, json.dumps({"keys": listed}).encode())
 
     def signed(self, key: ec.EllipticCurvePrivateKey, kid: str = "one", **claims: object) -> str:
         """A JWT of the issuer for bob."""
@@ -233,11 +237,47 @@ def test_a_jwt_does_what_its_principal_and_groups_may(nodes: Nodes) -> None:
         refused = client.call("Get", doug_pb2.GetRequest(key=b"app/a"), text)
         assert refused.code() is Status.UNAUTHENTICATED
         assert "the JWT does not count" in str(refused.details())
-    next_key = ec.generate_private_key(ec.SECP256R1())
-    new_bob = nodes.signed(next_key, "two")
-    nodes.publish("two", next_key)
-    wait_for(lambda: {client.puts(key, new_bob) for key in KEYS} == {Status.OK}, READY_S, "the new key to count")
-    assert {client.puts(key, bob) for key in KEYS} == {Status.UNAUTHENTICATED}
+
+
+def test_keys_are_replaced_while_clients_call_nodes(nodes: Nodes) -> None:
+    """No call of who counts before and after fails: the new key is added first, and the old one goes at the end."""
+    client, next_key = nodes.of(), ec.generate_private_key(ec.SECP256R1())
+    old_eva, new_eva = nodes.signed(nodes.key, sub="eva"), nodes.signed(next_key, "two", sub="eva")
+    gives(nodes, "oidc:eva")
+    wait_for(lambda: {client.puts(key, old_eva) for key in KEYS} == {Status.OK}, READY_S, "the role to count")
+    bearer, answers, over = [old_eva], Counter[Status](), threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            answers.update(client.puts(key, bearer[0]) for key in KEYS)
+
+    def goes_on() -> None:
+        reached = answers.total() + len(KEYS)
+        wait_for(lambda: answers.total() > reached, READY_S, "some more answers")
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        nodes.publish(one=nodes.key, two=next_key)
+        wait_for(lambda: {client.puts(key, new_eva) for key in KEYS} == {Status.OK}, READY_S, "the new key to count")
+        goes_on()
+        bearer[0] = new_eva
+        goes_on()
+        nodes.publish(two=next_key)
+        # A key that nobody knows has the set read at once, and not within a minute.
+        stray = nodes.signed(ec.generate_private_key(ec.SECP256R1()), "stray")
+
+        def refused() -> bool:
+            asked = [(client.puts(key, stray), client.puts(key, old_eva)) for key in KEYS]
+            return set(asked) == {(Status.UNAUTHENTICATED, Status.UNAUTHENTICATED)}
+
+        wait_for(refused, READY_S, "the old key to count no more")
+        goes_on()
+    finally:
+        over.set()
+        loading.join()
+    assert answers[Status.OK] > len(KEYS)
+    assert not {Status.UNAUTHENTICATED, Status.PERMISSION_DENIED} & answers.keys(), answers
 
 
 def test_a_principal_that_asks_for_too_much_is_told_when_to_come_again(nodes: Nodes) -> None:

@@ -347,6 +347,13 @@ async def test_a_half_open_connection_is_given_up(server: FakeApi, monkeypatch: 
     await _end(watch)
 
 
+async def test_a_slice_may_be_long(watching: Watching) -> None:
+    server = watching.server
+    await server.put("b", *((f"s0-{number}", "10.0.0.7") for number in range(2, 3000)))
+    await watching.until(lambda: len(watching.known[0]) == 3000, "all of its nodes are known")
+    assert [verb for verb, _ in server.requests] == ["list", "watch"]
+
+
 NONSENSE = (
     b"?\n", b"[]\n", b'{"type": "ADDED"}\n', b'{"type": "ADDED", "object": {}}\n', b'{"type": "A', b"x" * (3 << 20),
 )  # fmt: skip

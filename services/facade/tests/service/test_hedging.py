@@ -10,6 +10,7 @@ import pytest
 
 from doug.v1 import doug_pb2
 from facade.client import hedging, replicas, shard
+from facade.client.modes import EVENTUAL as EVENTUAL_READ
 
 MakeFacade = Callable[..., Awaitable[Any]]
 EVENTUAL = {"doug-consistency": "eventual"}
@@ -104,3 +105,16 @@ async def test_other_reads_are_never_copied_and_it_is_off_by_default(make_facade
         assert answer.status_code in (503, 504)
         assert counted(facade, "sent") == 0
         wake(facade)
+
+
+async def test_copies_that_are_over_hold_no_other_reads_up(make_facade: MakeFacade) -> None:
+    facade = await make_facade(nodes=1, hedge_reads_ms=1)
+    owner = facade.router.directory.shards[0]
+    (node,) = owner.nodes.values()
+    read, over = (facade.router.read(b"k", EVENTUAL_READ) for _ in range(2))
+    owner._queues[read.kind].remove(over)
+    over.future.cancel()
+    node.copies.append(over)
+    node.granted.add(read.kind)
+    cut = owner._cut_granted(node, asyncio.get_running_loop().time())
+    assert cut is not None and (cut.items, cut.records) == (1, read.record)

@@ -12,7 +12,7 @@ Must not know routes. Invariants:
     5. A request that cannot be parsed is told so with a problem document; nothing behind it is read.
     6. Upgrade is ignored: the request is answered in HTTP/1.1, with its body (RFC 9110, 7.8).
 
-Source: RFC 9112, 9.3 (pipelining) and 9.6 (closing); reliability.md, part 5.
+Source: RFC 9112, 9.3 (pipelining) and 9.6 (closing); docs/operations.md, Limits of clients.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 ``cluster_status`` tells how the nodes are. Here is the way of an operation, which waits for nothing. Must not know
 HTTP.
 
-Source: DESIGN 3, 7 and 9.
+Source: ARCHITECTURE.md, The way of a write.
 """
 
 from __future__ import annotations

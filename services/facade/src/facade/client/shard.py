@@ -227,7 +227,9 @@ class Shard:
     def _cut_granted(self, node: Node, now_s: float) -> OutgoingBatch | None:
         """The next batch of the reads that it is a replica's turn to take."""
         if node.copies and node.link.has_room(Kind.READ_LOCAL):
-            return node.link.cut(Kind.READ_LOCAL, node.copies, now_s)
+            copies = node.link.cut(Kind.READ_LOCAL, node.copies, now_s)
+            if copies is not None:  # Otherwise all of them are over.
+                return copies
         granted, node.granted = node.granted, set()
         for kind in READ_KINDS:
             queue = self._queues[kind]

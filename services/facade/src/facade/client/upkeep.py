@@ -3,7 +3,7 @@
 These are the tasks beside the operations; the way of an operation is ``facade.client.router``. Must not know HTTP, or
 what an operation is.
 
-Source: DESIGN 7 and 9.
+Source: ARCHITECTURE.md.
 """
 
 from __future__ import annotations
