@@ -215,3 +215,15 @@ async def test_a_body_that_arrives_waits_for_no_turn() -> None:
     await first.settle()
     assert first.seen == [("PUT", b"/a", b"abcd")]
     await answered(crowd)
+
+
+async def test_a_request_behind_the_end_of_a_body_waits_for_its_turn_too() -> None:
+    _, crowd = crowded()
+    for each in crowd:
+        each.protocol.data_received(b"PUT /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
+    await answered(crowd)
+    for each in crowd:
+        each.protocol.data_received(b"b" + GET)
+    assert sum(each.protocol._current is not None for each in crowd) == LONG_MAX
+    await answered(crowd)
+    assert all(each.statuses == [200, 200] for each in crowd)
