@@ -161,6 +161,15 @@ async def test_few_requests_are_parsed_while_one_is_answered(connection: Connect
         await asyncio.sleep(0)
 
 
+async def test_few_requests_are_parsed_behind_the_end_of_a_body(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"ab")[:-1], b"b" + GET * 8000)
+    assert len(connection.protocol._later) < 600
+    gate.set()
+    while len(connection.seen) < 8001:
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("before", [GET, GET + GET, GET + put("/b", b"b")])
 @pytest.mark.parametrize("size", [SLICE_BYTES, 2 * UNPARSED_BYTES_MAX])
 async def test_a_long_body_that_came_behind_another_request_is_read_to_its_end(

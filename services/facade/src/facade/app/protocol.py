@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
-from facade.app.crowds import BODY_SLICE_BYTES, SLICE_BYTES, SMALL_BYTES, UNPARSED_BYTES_MAX
+from facade.app.crowds import SLICE_BYTES, SMALL_BYTES, UNPARSED_BYTES_MAX
 from facade.app.exchange import App, Exchange, Target, last_word, refusal
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
@@ -58,8 +58,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._hot: HotRequest | None = None
         self._plain: PlainHead | None = None
         self._last_head = LastHead()
-        self._begun = self._head_bytes = self._head_fed = 0
-        self._in_head = self._ended = self._is_guest = self._waits = self._has_turn = False
+        self._begun = self._turn = self._head_bytes = self._head_fed = 0
+        self._in_head = self._ended = self._is_guest = self._waits = False
         self._lingers_since_s: float | None = None
         self._unparsed = b""
         self._receiving: Exchange | None = None
@@ -218,7 +218,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._receiving is not None or self._hot is not None:
             return False  # It is no beginning.
         if (len(data) > SMALL_BYTES and not self._bodies.has_room(len(data))) or self._crowd.take(self, data):
-            self._has_turn = True
+            self._turn = self._crowd.turns
             return False  # There is no room to wait, or no need.
         self._unparsed, self._waits = data, True
         if len(data) > SMALL_BYTES:
@@ -249,14 +249,15 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._lane.learn(data, self._plain, len(self.headers))
 
     def _feed(self, data: bytes) -> None:
-        while data and not self._ended:
-            size = BODY_SLICE_BYTES if self._receiving is not None else SLICE_BYTES
-            piece, data = (data, b"") if len(data) <= size else (data[:size], data[size:])
+        at = 0
+        while at < len(data) and not self._ended:
+            piece = data[at : at + SLICE_BYTES]
+            at += len(piece)
             in_head = self._in_head
             try:
                 self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._ignore_upgrade() + piece[upgrade.args[0] :] + data
+                data, at = self._ignore_upgrade() + piece[upgrade.args[0] :] + data[at:], 0
             except httptools.HttpParserError as error:
                 reason = error.__context__
                 self._break_off(reason if isinstance(reason, ProblemError) else heads.of_parser(error))
@@ -264,8 +265,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._head_fed = self._head_fed + len(piece) if in_head else 0
                 if max(self._head_bytes, self._head_fed) > heads.HEAD_BYTES_MAX:
                     self._break_off(heads.large())
-            if self._later and data:
-                self._unparsed = data
+            if self._later and at < len(data):
+                self._unparsed = data[at:]
                 return
 
     def _ignore_upgrade(self) -> bytes:
@@ -377,6 +378,7 @@ class LimitedProtocol(HttpToolsProtocol):
             else:
                 self.flow.pause_reading()
                 self._later.append(hot)
+                self._crowd.parsed_ahead()
             if not self._waits:
                 self._bodies.release()
             return
@@ -446,12 +448,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """Whether the next request begins now; otherwise an earlier one is under way, or it is others' turn."""
         if self._current is not None or self._waits:
             return False
-        has_turn, self._has_turn = self._has_turn, False
+        has_turn, self._turn = self._turn == self._crowd.turns, 0
         self._waits = self._crowd.is_large and not has_turn and not self._crowd.take(self, b"")
         return not self._waits
 
     def _go_on(self) -> None:
-        self._has_turn = bool(self._unparsed) and not self._later
+        self._turn = self._crowd.turns if self._unparsed and not self._later else 0
         first = self._later.popleft() if self._later else None
         if isinstance(first, HotRequest):
             self._start_hot(first)
