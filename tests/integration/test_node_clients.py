@@ -296,3 +296,8 @@ def test_a_principal_that_asks_for_too_much_is_told_when_to_come_again(nodes: No
     assert nodes.of("another").gets("app/a") is Status.PERMISSION_DENIED, "others are answered"
     logs = "".join(path.read_text() for path in (nodes.cluster.data / "run").glob("shard-*.log"))
     assert logs.count('"caller.limited"') == 1 and '"client": "cert:greedy"' in logs
+
+
+def test_no_process_has_left_an_error_uncaught(nodes: Nodes) -> None:
+    """The last test: what those before it had the processes do."""
+    assert nodes.cluster.uncaught() == []

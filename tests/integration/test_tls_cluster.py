@@ -18,7 +18,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.cluster import dougctl
+from bench.cluster import dougctl, uncaught_in
 from bench.http11 import HttpError, Secure, fetch
 from tools import certs
 
@@ -315,6 +315,11 @@ def refused(module: str, **variables: str) -> str:
 
 
 @pytest.mark.slow
+def test_no_process_has_left_an_error_uncaught(running: Running) -> None:
+    """What the tests before it had the processes do."""
+    assert uncaught_in(running.data.rglob("*.log")) == []
+
+
 def test_plaintext_beyond_the_machine_is_refused_without_a_choice(tmp_path: Path) -> None:
     node = {
         "DOUGDB_NODE_ID": "n", "DOUGDB_SHARD_ID": "0", "DOUGDB_WAL_DIR": str(tmp_path / "wal"),
