@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,9 +43,6 @@ STOP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 EXEC_LOOKS = 50
 """How often a process without an environment is read again; few have none for long."""
-
-UNCAUGHT = ("was never retrieved", "Exception in callback", "Task was destroyed", "was never awaited")
-"""What asyncio says of errors that nothing has caught."""
 
 T = TypeVar("T")
 
@@ -476,23 +473,9 @@ class Cluster:
                 parts.append("\n".join([f"---- {path.name}", *last]))
         return "\n".join(parts)
 
-    def uncaught(self) -> list[str]:
-        """The lines in the logs of all processes that tell of errors which nothing has caught."""
-        return uncaught_in(sorted((self.data / "run").glob("*.log")))
-
     def files(self, node_id: str, pattern: str) -> list[Path]:
         """Files below a node's folder."""
         return sorted((self.data / node_id).glob(pattern))
-
-
-def uncaught_in(logs: Iterable[Path]) -> list[str]:
-    """The lines of logs that tell of errors which nothing has caught."""
-    return [
-        f"{path.name}: {line[:500]}"
-        for path in logs
-        for line in path.read_text(errors="replace").splitlines()
-        if any(words in line for words in UNCAUGHT)
-    ]
 
 
 def _is_settled(views: Sequence[NodeView]) -> bool:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.cluster import dougctl, uncaught_in
+from bench.cluster import dougctl
 from bench.http11 import HttpError, Secure, fetch
+from integration.uncaught import uncaught_in
 from tools import certs
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
