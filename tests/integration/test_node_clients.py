@@ -19,6 +19,7 @@ import jwt
 import pytest
 from bench.cluster import Cluster, wait_for
 from cryptography.hazmat.primitives.asymmetric import ec
+from integration.uncaught import uncaught_in
 from tools.certs import Authority, write
 
 from doug.v1 import admin_pb2, admin_pb2_grpc, doug_pb2, doug_pb2_grpc
@@ -296,3 +297,8 @@ def test_a_principal_that_asks_for_too_much_is_told_when_to_come_again(nodes: No
     assert nodes.of("another").gets("app/a") is Status.PERMISSION_DENIED, "others are answered"
     logs = "".join(path.read_text() for path in (nodes.cluster.data / "run").glob("shard-*.log"))
     assert logs.count('"caller.limited"') == 1 and '"client": "cert:greedy"' in logs
+
+
+def test_no_process_has_left_an_error_uncaught(nodes: Nodes) -> None:
+    """The last test: what those before it had the processes do."""
+    assert uncaught_in((nodes.cluster.data / "run").glob("*.log")) == []

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
+import uvloop
 from tools.certs import Authority, write
 
 from doug_stream.accepting import Pace
@@ -376,6 +377,30 @@ async def test_under_tls_both_ends_prove_who_they_are(tmp_path: Path) -> None:
         # The server is of the right authority and is not the one that was dialled.
         with pytest.raises(CallError, match=r"other|match"):
             await ask_own(front, facade.dialling_context())
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_connections_under_tls_count_as_long_as_they_last(factory: Callable[[], Any], tmp_path: Path) -> None:
+    errors: list[dict[str, Any]] = []
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        ours = certificates(tmp_path / "node", Authority.make(), ["localhost", "127.0.0.1"])
+        async with serving(ours) as (front, _):
+            for _ in range(3):
+                endpoint = await connect("127.0.0.1", front.port, ours.dialling_context(), timeout_s=30.0)
+                call = endpoint.call(PATH, same, same)
+                await call.write(b"hi")
+                assert (await call.read()).endswith(b"hi")
+                assert front.connections == 1
+                endpoint.close()
+                async with asyncio.timeout(60):
+                    while front.connections:
+                        await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(ask())
+    assert not errors
 
 
 async def test_a_handshake_waits_for_its_turn_and_nothing_else_does(tmp_path: Path) -> None:

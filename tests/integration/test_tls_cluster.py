@@ -20,6 +20,7 @@ import grpc
 import pytest
 from bench.cluster import dougctl
 from bench.http11 import HttpError, Secure, fetch
+from integration.uncaught import uncaught_in
 from tools import certs
 
 from doug.v1 import admin_pb2, admin_pb2_grpc
@@ -315,6 +316,11 @@ def refused(module: str, **variables: str) -> str:
 
 
 @pytest.mark.slow
+def test_no_process_has_left_an_error_uncaught(running: Running) -> None:
+    """What the tests before it had the processes do."""
+    assert uncaught_in(running.data.rglob("*.log")) == []
+
+
 def test_plaintext_beyond_the_machine_is_refused_without_a_choice(tmp_path: Path) -> None:
     node = {
         "DOUGDB_NODE_ID": "n", "DOUGDB_SHARD_ID": "0", "DOUGDB_WAL_DIR": str(tmp_path / "wal"),

@@ -36,9 +36,9 @@ async def hand_over(opening: Opening[Made], factory: Callable[[], Made]) -> Made
 
     handed = False
     try:
-        _, protocol = await opening(make)
+        await opening(make)
         handed = True
-        return protocol
+        return made[-1]  # What the loop gives as the protocol is, of uvloop's under TLS, what it has put before ours.
     finally:
         if not handed:
             for each in made:
