@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from connection_under_test import GET, SETTINGS, Connection
 
 from facade.app.crowds import ALONE_MAX, BEGUN_MAX, FEW, LONG, SMALL_BYTES, URGENT_MAX, Crowd, Crowds
 from facade.app.front import Front
+from facade.app.hot import HotLane
 from facade.client.metrics import Metrics
+from facade.errors import NotAppliedError
 
 CROWD, POLITE, OTHER = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 LONG_MAX = BEGUN_MAX // LONG
@@ -215,3 +218,52 @@ async def test_a_body_that_arrives_waits_for_no_turn() -> None:
     await first.settle()
     assert first.seen == [("PUT", b"/a", b"abcd")]
     await answered(crowd)
+
+
+async def test_a_request_behind_the_end_of_a_body_waits_for_its_turn_too() -> None:
+    _, crowd = crowded()
+    for each in crowd:
+        each.protocol.data_received(b"PUT /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
+    await answered(crowd)
+    for each in crowd:
+        each.protocol.data_received(b"b" + GET)
+    assert sum(each.protocol._current is not None for each in crowd) == LONG_MAX
+    await answered(crowd)
+    assert all(each.statuses == [200, 200] for each in crowd)
+
+
+class Busy:
+    """A router that has no room."""
+
+    def read(self, *_arguments: Any, **_options: Any) -> Any:
+        raise NotAppliedError("overloaded", "There is no room.")
+
+    write = read
+
+
+async def test_what_is_parsed_behind_a_request_counts_though_it_begins_later() -> None:
+    front, crowd = crowded()
+    router: Any = Busy()
+    lane = HotLane(router, Metrics(), front)
+    for each in crowd:
+        each.protocol._lane = lane
+        each.protocol.data_received(GET * BEGUN_MAX)
+    assert sum(each.protocol._current is not None for each in crowd) == 1
+    assert sum(len(each.protocol._later) for each in crowd) == BEGUN_MAX - 1
+
+
+async def test_bodies_that_end_together_begin_in_turn() -> None:
+    front, crowd = crowded()
+    router: Any = Busy()
+    lane = HotLane(router, Metrics(), front)
+    for each in crowd:
+        each.protocol._lane = lane
+        each.protocol.data_received(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
+    await answered(crowd)
+    for each in crowd:
+        each.protocol.data_received(b"b")
+    assert sum(each.protocol._current is not None for each in crowd) == BEGUN_MAX
+    assert front.arriving.held == 2 * (len(crowd) - BEGUN_MAX), "what waits is counted"
+    await answered(crowd)
+    assert all(each.statuses == [503] for each in crowd)
+    assert front.arriving.held == 0

@@ -9,9 +9,10 @@ import pytest
 from connection_under_test import GET, SETTINGS, Connection
 
 from facade.app import heads
+from facade.app.crowds import SLICE_BYTES, UNPARSED_BYTES_MAX
 from facade.app.front import Front
 from facade.app.progress import PIECE_BYTES, PIECES_BURST
-from facade.app.protocol import LINGER_S, UNPARSED_BYTES_MAX
+from facade.app.protocol import LINGER_S
 from facade.client.metrics import Metrics
 
 
@@ -158,6 +159,39 @@ async def test_few_requests_are_parsed_while_one_is_answered(connection: Connect
     gate.set()
     while len(connection.seen) < count:
         await asyncio.sleep(0)
+
+
+async def test_few_requests_are_parsed_behind_the_end_of_a_body(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    await connection.send(put("/a", b"ab")[:-1], b"b" + GET * 8000)
+    assert len(connection.protocol._later) < 600
+    gate.set()
+    while len(connection.seen) < 8001:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("before", [GET, GET + GET, GET + put("/b", b"b")])
+@pytest.mark.parametrize("size", [SLICE_BYTES, 2 * UNPARSED_BYTES_MAX])
+async def test_a_long_body_that_came_behind_another_request_is_read_to_its_end(
+    connection: Connection, before: bytes, size: int
+) -> None:
+    body = bytes(size)
+    data = before + put("/long", body) + put("/c", b"next")
+    await connection.send(data[: len(before) + size // 2], data[len(before) + size // 2 :])
+    await connection.settle()
+    assert connection.seen[-2:] == [("PUT", b"/long", body), ("PUT", b"/c", b"next")]
+    assert connection.transport.reading
+
+
+async def test_a_head_that_asks_for_another_protocol_is_put_aside_whole(connection: Connection) -> None:
+    gate = connection.hold("/a")
+    long = put("/long", b"body", *UPGRADES[0], *[b"a:b"] * 3000)
+    assert len(long) < SLICE_BYTES < len(long) + 3000, "it gets longer than a slice when it is written anew"
+    await connection.send(put("/a", b"") + put("/b", b"") + long + put("/c", b"next"))
+    gate.set()
+    await connection.settle()
+    assert [path for _, path, _ in connection.seen] == [b"/a", b"/b", b"/long", b"/c"]
+    assert connection.statuses == [200, 200, 200, 200]
 
 
 async def test_nothing_behind_close_is_answered(connection: Connection) -> None:

@@ -86,6 +86,19 @@ async def test_silent_connections_keep_nobody_out_of_the_reserve() -> None:
     assert transport.written.startswith(b"HTTP/1.1 408 "), "and none of them stays"
 
 
+async def test_who_has_asked_keeps_their_place_whatever_they_send_behind_it() -> None:
+    first = full()
+    gate = first.hold("/v1/auth/tokens/a")
+    asking = [beyond(first) for _ in range(reserve.PLACES)]
+    for protocol, _ in asking:
+        protocol.data_received(b"DELETE /v1/auth/tokens/a HTTP/1.1\r\nHost: h\r\n\r\nGET /")
+    _, refused = beyond(first)
+    assert refused.written.startswith(b"HTTP/1.1 503 ")
+    gate.set()
+    await first.settle()
+    assert all(transport.written.startswith(b"HTTP/1.1 200 ") for _, transport in asking), "it was carried out"
+
+
 async def test_a_reserve_that_is_asked_by_all_is_full() -> None:
     first = full()
     gate = first.hold("/livez")

@@ -30,6 +30,10 @@ ALONE_MAX = 1024
 """How many it begins in a turn while no other network has a connection: short turns cost more for each request."""
 LONG = 8
 """A request that goes the long way, through the application, counts as so many that go the short one."""
+SLICE_BYTES = 16 << 10
+"""The bytes that are parsed at once, so that few requests are parsed before the first is answered."""
+UNPARSED_BYTES_MAX = 64 << 10
+"""From so many bytes on that wait unparsed, a connection is read no more."""
 SMALL_BYTES = 4 << 10
 """Beginnings of requests so small wait without counting as bodies that are arriving."""
 URGENT_MAX = 16
@@ -48,10 +52,11 @@ class Crowd:
 
     Attributes:
         is_large: Whether what they begin is counted.
+        turns: The number of the present turn, from 1 on.
         waiting: The connections whose turn comes later.
     """
 
-    __slots__ = ("_all", "_begun", "_call_soon", "_counts", "_urgent", "connections", "is_large", "waiting")
+    __slots__ = ("_all", "_begun", "_call_soon", "_counts", "_urgent", "connections", "is_large", "turns", "waiting")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object], crowds: Sized) -> None:
         """Begins without connections.
@@ -66,6 +71,7 @@ class Crowd:
         self._begun = self._urgent = 0
         self.connections = 0
         self.is_large = False
+        self.turns = 1
         self.waiting: deque[Member] = deque()
 
     def take(self, member: Member, data: bytes) -> bool:
@@ -91,7 +97,12 @@ class Crowd:
         """Counts that a request which has begun goes the long way."""
         self._begun += LONG - 1
 
+    def parsed_ahead(self) -> None:
+        """Counts a request of the short way that was parsed while an earlier one of its connection is under way."""
+        self._begun += 1
+
     def _turn(self) -> None:
+        self.turns += 1
         self._begun = self._urgent = 0
         waiting = self.waiting
         self._counts = bool(waiting)

@@ -60,15 +60,15 @@ class Exchange(RequestResponseCycle):
         scope[SCOPE_EXCHANGE] = self
 
     @classmethod
-    def of(cls, connection: Any, front: Front, *, keep_alive: bool, expects: bool) -> Self:
+    def of(cls, connection: Any, front: Front, *, keep_alive: bool) -> Self:
         """The exchange of the request whose head a connection has just read.
 
         Args:
             connection: The connection, a ``LimitedProtocol``, which has the methods of a transport that are used here.
             front: What all connections share.
             keep_alive: Whether the connection goes on behind the answer.
-            expects: Whether the client waits for 100 Continue.
         """
+        expects = any(name == b"expect" for name, _ in connection.headers)
         return cls(
             front,
             scope=connection.scope,
@@ -79,7 +79,7 @@ class Exchange(RequestResponseCycle):
             access_log=connection.access_log,
             default_headers=connection.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=expects,
+            expect_100_continue=expects and connection.scope["http_version"] != "1.0",
             keep_alive=keep_alive,
             on_response=connection.on_response_complete,
         )

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
-from facade.app.crowds import SMALL_BYTES
+from facade.app.crowds import SLICE_BYTES, SMALL_BYTES, UNPARSED_BYTES_MAX
 from facade.app.exchange import App, Exchange, Target, last_word, refusal
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
@@ -40,10 +40,6 @@ from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooMan
 
 log = structlog.get_logger()
 
-SLICE_BYTES = 16 << 10
-"""The bytes that are parsed at once outside of bodies, so that few requests are parsed before the first is answered."""
-BODY_SLICE_BYTES = 256 << 10
-UNPARSED_BYTES_MAX = 64 << 10
 LINGER_S = 2.0
 """How long an ended connection is still read, so that its client sees the last answer instead of a reset."""
 
@@ -62,7 +58,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._hot: HotRequest | None = None
         self._plain: PlainHead | None = None
         self._last_head = LastHead()
-        self._begun = self._head_bytes = self._head_fed = 0
+        self._begun = self._turn = self._head_bytes = self._head_fed = 0
         self._in_head = self._ended = self._is_guest = self._waits = False
         self._lingers_since_s: float | None = None
         self._unparsed = b""
@@ -155,7 +151,7 @@ class LimitedProtocol(HttpToolsProtocol):
     @property
     def has_asked(self) -> bool:
         """See ``facade.app.reserve.Guest``."""
-        return self.head_since_s is None
+        return self.head_since_s is None or self._current is not None
 
     def turn_away(self) -> None:
         """See ``facade.app.reserve.Guest``."""
@@ -222,6 +218,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._receiving is not None or self._hot is not None:
             return False  # It is no beginning.
         if (len(data) > SMALL_BYTES and not self._bodies.has_room(len(data))) or self._crowd.take(self, data):
+            self._turn = self._crowd.turns
             return False  # There is no room to wait, or no need.
         self._unparsed, self._waits = data, True
         if len(data) > SMALL_BYTES:
@@ -252,15 +249,15 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._lane.learn(data, self._plain, len(self.headers))
 
     def _feed(self, data: bytes) -> None:
-        while data and not self._ended:
-            size = BODY_SLICE_BYTES if self._receiving is not None else SLICE_BYTES
-            piece, data = (data, b"") if len(data) <= size else (data[:size], data[size:])
+        at = 0
+        while at < len(data) and not self._ended:
+            piece = data[at : at + SLICE_BYTES]
+            at += len(piece)
             in_head = self._in_head
             try:
                 self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
-                data = piece[upgrade.args[0] :] + data
-                self._ignore_upgrade()
+                data, at = self._ignore_upgrade() + piece[upgrade.args[0] :] + data[at:], 0
             except httptools.HttpParserError as error:
                 reason = error.__context__
                 self._break_off(reason if isinstance(reason, ProblemError) else heads.of_parser(error))
@@ -268,21 +265,20 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._head_fed = self._head_fed + len(piece) if in_head else 0
                 if max(self._head_bytes, self._head_fed) > heads.HEAD_BYTES_MAX:
                     self._break_off(heads.large())
-            if self._later and data:
-                self._unparsed = data
+            if self._later and at < len(data):
+                self._unparsed = data[at:]
                 return
 
-    def _ignore_upgrade(self) -> None:
-        """Replaces the parser, which stops at an upgrade, by one that reads on as if there had been none."""
+    def _ignore_upgrade(self) -> bytes:
+        """Replaces the parser, which stops at an upgrade; returns the head that has the new one read on without it."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._break_off(heads.no_tunnel())
-            return
+            return b""
         version = self.parser.get_http_version()
-        head = heads.encode(method, self.url, version, heads.without_upgrade(self.headers))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._feed(head)
+        return heads.encode(method, self.url, version, heads.without_upgrade(self.headers))
 
     # The parser's callbacks.
 
@@ -333,16 +329,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._crowd.is_large:
             self._crowd.went_long()
         heads.check_framing(version, self.headers)
-        app: App = self.app
         error = self._make_scope(version)
+        app: App = self.app if error is None else refusal(error)
         keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_guest
-        expects = version != "1.0" and any(name == b"expect" for name, _ in self.headers)
-        if error is not None:
-            app = refusal(error)
         self._bodies.begin(self.loop.time())
-        exchange = Exchange.of(self, self._front, keep_alive=keep_alive, expects=expects)
-        self._receiving = self.cycle = exchange
-        if self._current is None:
+        exchange = self._receiving = self.cycle = Exchange.of(self, self._front, keep_alive=keep_alive)
+        if self._begins():
             self._start(exchange, app)
         else:
             self.flow.pause_reading()
@@ -378,16 +370,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Takes the end of a request."""
-        self._bodies.release()
         if self._hot is not None:
             hot, self._hot = self._hot, None
             self._ended = not hot.keep_alive
-            if self._current is None:
+            if self._begins():
                 self._start_hot(hot)
             else:
                 self.flow.pause_reading()
                 self._later.append(hot)
+                self._crowd.parsed_ahead()
+            if not self._waits:
+                self._bodies.release()
             return
+        self._bodies.release()
         exchange, self._receiving = self._receiving, None
         if exchange is None:
             return
@@ -446,20 +441,28 @@ class LimitedProtocol(HttpToolsProtocol):
         self._current = None
         if self.is_closing() or self._waits:
             return
-        if (self._later or self._unparsed) and self._crowd.is_large:
-            self._waits = not self._crowd.take(self, b"")
-        if not self._waits:
+        if not (self._later or self._unparsed) or self._begins():
             self._go_on()
 
+    def _begins(self) -> bool:
+        """Whether the next request begins now; otherwise an earlier one is under way, or it is others' turn."""
+        if self._current is not None or self._waits:
+            return False
+        has_turn, self._turn = self._turn == self._crowd.turns, 0
+        self._waits = self._crowd.is_large and not has_turn and not self._crowd.take(self, b"")
+        return not self._waits
+
     def _go_on(self) -> None:
-        if self._later:
-            first = self._later.popleft()
-            if isinstance(first, HotRequest):
-                self._start_hot(first)
-            else:
-                self._start(*first)
+        self._turn = self._crowd.turns if self._unparsed and not self._later else 0
+        first = self._later.popleft() if self._later else None
+        if isinstance(first, HotRequest):
+            self._start_hot(first)
             return
-        if self._last_word is not None:
+        if first is not None:
+            self._start(*first)
+            if self._receiving is not first[0]:
+                return  # Otherwise what was put aside is the rest of its body.
+        elif self._last_word is not None:
             self._say_last_word()
             return
         unparsed, self._unparsed = self._unparsed, b""
@@ -480,14 +483,12 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._ended = True
         self.head_since_s = None
+        self._last_word = error
         exchange = self._receiving
         if exchange is not None and not exchange.response_complete:
             self._bodies.release()
             exchange.break_off(error)
-            self._last_word = error
-            return
-        self._last_word = error
-        if exchange is not None:
+        elif exchange is not None:
             self.close()
         elif self._current is None:
             self._say_last_word()
