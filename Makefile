@@ -16,7 +16,7 @@ NOT_HERE := --ignore=$(CLUSTER_TESTS)/scenarios
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint bandit audit types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
+.PHONY: help setup run compiled test-compiled check lint bandit audit types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
 .PHONY: test-containers test-cluster test-kind test-kube test-kube-v2 kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package version release images base-image kind-up kind-down minikube-up
@@ -34,8 +34,13 @@ setup: ## Make .venv; instant when it is up to date
 	done; \
 	echo "DougDB needs Python 3.11 or newer, with its venv module; no Python was found." >&2; exit 1
 
-run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
-	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
+run: setup $(if $(NATIVE),compiled) ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"; NATIVE=1: on native modules
+	@exec $(if $(NATIVE),env PYTHONPATH=$(COMPILED)) $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
+
+# The folder of the packages with native modules, as a shell's word; nothing is built.
+COMPILED = "$$($(BIN)/python -m tools.compiled --where)"
+compiled: setup ## Make native modules of the hot sources, by mypyc; needs a C compiler and Python's headers; see docs/performance.md
+	@$(BIN)/python -m tools.compiled
 
 observe: setup ## Start a local cluster and a Prometheus that scrapes it; the options of `make run` as ARGS="..."
 	@exec $(BIN)/python tools/foreground.py $(BIN)/python tools/observe.py $(ARGS)

@@ -13,15 +13,18 @@ Source: mypyc's documentation, "Using mypyc with setuptools"; what is called her
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import sys
-import sysconfig
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from sysconfig import get_config_var, get_paths
 from typing import Any
 
 from tools.compiled.modules import PACKAGES
@@ -48,7 +51,7 @@ def folder_of(root: Path = ROOT) -> Path:
 
 def tag() -> str:
     """The name of this Python's binary interface, which native modules are bound to."""
-    return str(sysconfig.get_config_var("SOABI"))
+    return str(get_config_var("SOABI"))
 
 
 def sources(root: Path = ROOT) -> dict[str, Path]:
@@ -67,10 +70,24 @@ def fingerprint(files: dict[str, Path], modules: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for fact in (sys.version, tag(), metadata.version("mypy"), OPTIMIZATION, *modules):
         digest.update(fact.encode() + b"\0")
-    for path in (*(OWN / name for name in sorted(os.listdir(OWN))), *files.values()):
+    for path in (*sorted(OWN.iterdir()), *files.values()):
         if path.is_file():
             digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def make(modules: Sequence[str]) -> Path:
+    """The folder, which is made first where it is not up to date.
+
+    Raises:
+        BuildError: It cannot be made.
+    """
+    files, folder = sources(), folder_of()
+    if not is_current(folder, fingerprint(files, modules)):
+        begun = time.monotonic()
+        build(folder, files, modules)
+        print(f"compiled: {len(modules)} native modules in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return folder
 
 
 def is_current(folder: Path, wanted: str) -> bool:
@@ -142,66 +159,80 @@ def _extensions(work: Path, copied: Path, modules: Sequence[str]) -> list[Any]:
         f"--cache-dir={work / 'mypy'}",
         f"--python-version={sys.version_info.major}.{sys.version_info.minor}",
     ]
+    said = io.StringIO()
     before = Path.cwd()
     os.chdir(copied)
     try:
-        # It ends the program by itself when it refuses a module, and prints why.
-        return list(
-            mypycify(
-                [*options, *map(file_of, modules)],
-                opt_level=OPTIMIZATION,
-                debug_level="0",
-                multi_file=True,
-                target_dir=str(work / "c"),
-                group_name=LIBRARY,
+        # It says what it finds strange, too, which is nobody's concern unless it gives up; then it ends the program.
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return list(
+                mypycify(
+                    [*options, *map(file_of, modules)],
+                    opt_level=OPTIMIZATION,
+                    debug_level="0",
+                    multi_file=True,
+                    target_dir=str(work / "c"),
+                    group_name=LIBRARY,
+                )
             )
-        )
     except SystemExit as error:
-        raise BuildError("mypyc refuses these modules") from error
+        raise BuildError(f"mypyc refuses these modules:\n{said.getvalue()}") from error
     finally:
         os.chdir(before)
 
 
-def _compile(work: Path, made: list[Any]) -> dict[str, Path]:
-    """Compiles and links everything; returns the libraries by their paths below the folder.
+class _Compiler:
+    """The C compiler with which Python's own extensions are made. An object is taken again if it was made of the same.
 
-    An object that was made of the same C and the same headers before is taken again.
+    Its methods may be called by several threads.
     """
-    from setuptools._distutils import ccompiler, sysconfig as of_compilers  # noqa: PLC0415 - as mypyc's
 
-    compiler: Any = ccompiler.new_compiler()
-    of_compilers.customize_compiler(compiler)
-    flags = ["-include", str(HEADER)]
-    headers = hashlib.sha256(HEADER.read_bytes())
-    for path in sorted((work / "c").rglob("*.h")):
-        headers.update(path.read_bytes())
-    objects = work / "objects"
-    objects.mkdir(exist_ok=True)
+    def __init__(self, work: Path) -> None:
+        from setuptools._distutils import ccompiler, sysconfig  # noqa: PLC0415 - behind mypyc, which changes them
 
-    def one(source: str, extension: Any) -> str:
-        name = str(Path(source).resolve())
-        text = Path(source).read_bytes()
-        arguments = repr((extension.include_dirs, extension.extra_compile_args))
-        key = hashlib.sha256(name.encode() + text + headers.digest() + arguments.encode()).hexdigest()[:32]
-        kept = objects / f"{key}.o"
+        self._work = work
+        self._compiler: Any = ccompiler.new_compiler()
+        sysconfig.customize_compiler(self._compiler)
+        self._headers = b"".join(path.read_bytes() for path in (HEADER, *sorted((work / "c").rglob("*.h"))))
+        (work / "objects").mkdir(exist_ok=True)
+
+    def compile(self, source: str, extension: Any) -> str:
+        """Makes an object of a file of C; returns its path."""
+        includes = [*extension.include_dirs, get_paths()["include"]]
+        arguments = [*extension.extra_compile_args, "-include", str(HEADER)]
+        facts = (source.encode(), Path(source).read_bytes(), self._headers, repr((includes, arguments)).encode())
+        kept = self._work / "objects" / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:32]}.o"
         if not kept.exists():
-            (written,) = compiler.compile(
-                [source],
-                output_dir=str(work / "o"),
-                include_dirs=[*extension.include_dirs, sysconfig.get_paths()["include"]],
-                extra_postargs=[*extension.extra_compile_args, *flags],
+            (made,) = self._compiler.compile(
+                [source], output_dir=str(self._work / "o"), include_dirs=includes, extra_postargs=arguments
             )
-            Path(written).rename(kept)
+            Path(made).rename(kept)
         return str(kept)
 
+    def link(self, objects: Sequence[str], extension: Any) -> str:
+        """Makes a library of objects; returns its path below the folder."""
+        place = f"{extension.name.replace('.', '/')}{get_config_var('EXT_SUFFIX')}"
+        output = str(self._work / "so" / place)
+        self._compiler.link_shared_object(list(objects), output, extra_postargs=extension.extra_link_args)
+        return place
+
+
+def _compile(work: Path, extensions: Sequence[Any]) -> dict[str, Path]:
+    """Compiles and links everything; returns the libraries by their paths below the folder.
+
+    Raises:
+        BuildError: There is no compiler, or it refuses a file; what it says is on standard error.
+    """
+    from setuptools._distutils.errors import CompileError, LinkError  # noqa: PLC0415 - as above
+
+    compiler = _Compiler(work)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        jobs = [[threads.submit(one, source, extension) for source in extension.sources] for extension in made]
-        compiled = [[job.result() for job in each] for each in jobs]
-    libraries = {}
-    suffix = str(sysconfig.get_config_var("EXT_SUFFIX"))
-    for extension, parts in zip(made, compiled, strict=True):
-        place = extension.name.replace(".", "/") + suffix
-        output = work / "so" / place
-        compiler.link_shared_object(parts, str(output), extra_postargs=extension.extra_link_args)
-        libraries[place] = output
-    return libraries
+        try:
+            compiling = [[threads.submit(compiler.compile, each, one) for each in one.sources] for one in extensions]
+            objects = [[job.result() for job in jobs] for jobs in compiling]
+            linking = [threads.submit(compiler.link, *each) for each in zip(objects, extensions, strict=True)]
+            places = [job.result() for job in linking]
+        except (CompileError, LinkError) as error:
+            threads.shutdown(cancel_futures=True)
+            raise BuildError(f"the C compiler refuses: {error}") from error
+    return {place: work / "so" / place for place in places}

@@ -1,7 +1,7 @@
 """Which modules become native where somebody wants that, and which never do.
 
-All of them run once for an operation, a message or a batch of these. They are of one library, in which one calls another
-without Python's way of calling; so each that is left out between two of them costs both. Not here, and why:
+All of them run once for an operation, a message or a batch of these. They are of one library, in which one calls
+another without Python's way of calling; so each that is left out between two of them costs both. Not here, and why:
 
 - What has coroutines, see ``rules``. The way of an operation through the facade and a node is kept apart from them.
 - What runs for long in a thread of its own without ending in the system: a loop in native code does not hand the

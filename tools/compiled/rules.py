@@ -46,11 +46,15 @@ def _guarded_yields(node: ast.AST, *, guarded: bool) -> Iterator[int]:
 
 def _own_calls(tree: ast.Module) -> Iterator[int]:
     """The lines at which a function calls itself by its name, or a method itself by ``self``, ``cls`` or its class."""
-    for owner in (tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))):
+    owners: list[ast.Module | ast.ClassDef] = [
+        tree,
+        *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)),
+    ]
+    for owner in owners:
         names = {"self", "cls", owner.name} if isinstance(owner, ast.ClassDef) else set()
         for function in owner.body:
             if isinstance(function, Function):
-                yield from (line for line in _calls(function, names))
+                yield from _calls(function, names)
 
 
 def _calls(function: Function, owners: set[str]) -> Iterator[int]:

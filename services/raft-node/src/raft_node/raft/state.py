@@ -29,7 +29,6 @@ from raft_node.raft.outbox import Outbox
 from raft_node.raft.read_forwarding import ForwardedReads
 from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Randomness, ReadState, Role
 
-
 _READ_PATIENCE_TIMEOUTS = 2
 """The number of longest election timeouts for which leaders are asked for a read: enough to find a new leader."""
 

@@ -242,7 +242,7 @@ class Driver:
         return Hold(self._holds, self.wake)
 
     def hand_over(self, target: NodeId | None, timeout_s: float) -> Coroutine[Any, Any, NodeId]:
-        """Hands leadership over; awaited, it gives the new leader, which under ill luck is another node than the target.
+        """Hands leadership over; gives, awaited, the new leader, which under ill luck is another node than the target.
 
         Args:
             target: A voter; None for the most caught-up one.
