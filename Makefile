@@ -122,6 +122,13 @@ test-kube-v2: setup ## Install, put, get and remove on cgroup v2, in a virtual m
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not simulation and not integration and not slow and not seconds" $(MEMBER_TESTS) tests
 
+# What is marked `pure` replaces methods, derives classes or counts calls, which native classes refuse.
+NATIVE_TESTS := $(wildcard protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
+test-compiled: compiled ## The tests of nodes, facades, wire and simulator on native modules; then some with real clusters
+	PYTHONPATH=$(COMPILED) $(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not pure and (not integration or light)" $(NATIVE_TESTS)
+	REQUIRE_NATIVE=1 PYTHONPATH=$(COMPILED) $(PYTEST) -m "not slow and not pure" \
+		tests/integration/test_native.py tests/integration/test_operations.py tests/integration/test_sessions.py
+
 coverage: setup ## Branch coverage of the Raft core; fails below 95 %
 	$(BIN)/python tools/raft_coverage.py
 
