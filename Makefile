@@ -204,8 +204,9 @@ bench-console: setup ## None, one and a hundred open consoles: what they cost th
 	$(BIN)/python bench/console.py $(ARGS)
 
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
-	@if [ -z "$(REF)$(findstring --other-setting,$(ARGS))$(findstring --auth,$(ARGS))" ]; then \
-		echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"], or ARGS=--auth' >&2; exit 2; fi
+	@if [ -z "$(REF)$(findstring --other-setting,$(ARGS))$(findstring --auth,$(ARGS))$(findstring --compiled,$(ARGS))" ]; then \
+		echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"], or ARGS=--auth, or ARGS=--compiled' >&2; \
+		exit 2; fi
 	$(BIN)/python bench/ab.py $(if $(REF),--ref "$(REF)") $(ARGS)
 
 bench-guard: setup ## Fail if CPU or messages per operation grew by over 10 % since bench/baseline, or another commit: REF=commit

@@ -6,12 +6,10 @@ which need a C compiler and Python's headers.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from sysconfig import get_paths
 
 import pytest
 from tools.compiled import building
@@ -228,7 +226,7 @@ def test_everything_of_the_packages_is_in_the_folder() -> None:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Path]]]:
     """A small package with a native module, and its sources."""
-    if shutil.which("cc") is None or not (Path(get_paths()["include"]) / "Python.h").exists():
+    if not building.can_build():
         pytest.skip("there is no C compiler, or Python's headers are missing (Debian: gcc, python3-dev)")
     base = tmp_path_factory.mktemp("compiled")
     files = small(base)

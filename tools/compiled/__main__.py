@@ -1,7 +1,7 @@
 """``python -m tools.compiled``: makes the packages with native modules, unless they are up to date.
 
 Prints their folder, which ``PYTHONPATH`` is to name. With ``--check`` it only tells, by its exit code, whether they are
-up to date.
+up to date. Exit codes: 1 they cannot be made, or are not up to date; 3 this machine has no C compiler for them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 
 from tools.compiled import building
 from tools.compiled.modules import MODULES
+
+EXIT_NOT_HERE = 3
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
         print(building.make(MODULES))
     except building.BuildError as error:
         print(f"compiled: {error}", file=sys.stderr)
-        return 1
+        return EXIT_NOT_HERE if isinstance(error, building.NotHereError) else 1
     return 0
 
 

@@ -44,6 +44,10 @@ class BuildError(Exception):
     """The modules cannot be made; the text says why."""
 
 
+class NotHereError(BuildError):
+    """This machine has not what it needs to make them."""
+
+
 def folder_of(root: Path = ROOT) -> Path:
     """Where the packages with native modules lie for this Python."""
     return root / "out" / "compiled" / tag()
@@ -101,6 +105,11 @@ def file_of(module: str) -> str:
     return module.replace(".", "/") + ".py"
 
 
+def can_build() -> bool:
+    """Whether this machine has a C compiler and Python's headers."""
+    return shutil.which("cc") is not None and (Path(get_paths()["include"]) / "Python.h").exists()
+
+
 def check(files: dict[str, Path], modules: Sequence[str]) -> list[str]:
     """What is wrong with the list: modules that do not exist, and what the rules forbid."""
     wrong = []
@@ -117,8 +126,11 @@ def build(folder: Path, files: dict[str, Path], modules: Sequence[str]) -> None:
     """Makes the folder.
 
     Raises:
+        NotHereError: There is no C compiler, or Python's headers are missing.
         BuildError: A module is not fit for it, or mypyc or the C compiler refuses one.
     """
+    if not can_build():
+        raise NotHereError("there is no C compiler, or Python's headers are missing (Debian: gcc, python3-dev)")
     if wrong := check(files, modules):
         raise BuildError("\n".join(wrong))
     stamp = fingerprint(files, modules)
