@@ -3,7 +3,8 @@
 It measures the cluster with a few clients until flushes and merges are a part of what it does, then lets far too many
 ask, and measures again from the moment on when they stop, second by second. It prints the answers meanwhile, those of
 probes and of a polite client at another address that asks for its share, whether a term changed, by how much the memory
-of every process grew, and after how many seconds the speed was back. With ``--check`` it ends with exit code 1 beyond the limits below.
+of every process grew, and after how many seconds the speed was back. With ``--check`` it ends with exit code 1 beyond
+the limits below.
 
 It must not tune anything: the cluster runs with the defaults that users get. The crowd runs in a process of its own,
 which takes its memory with it. There are two kinds of it: many times as many clients as before, each of which asks
