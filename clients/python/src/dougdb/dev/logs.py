@@ -20,8 +20,8 @@ _READ_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 64 << 10
 _LOUD = {"warning", "error", "critical"}
 _LEADER_EVENT = "raft.became_leader"
-# The supervisor prints the first two itself, together with its reaction. The last one is what somebody just asked for, and
-# is loud only so that no level of logging leaves it out.
+# The supervisor prints the first two itself, together with its reaction. The last one is what somebody just asked for,
+# and is loud only so that no level of logging leaves it out.
 _UNSAID_EVENTS = {"node.refused", "facade.refused", "operator.acted"}
 # The prefix of the line tells these already, or they only matter to programs.
 _HIDDEN = {"event", "level", "timestamp", "logger", "node", "node_id", "shard", "shard_id", "facade_id", "exception"}
