@@ -164,7 +164,7 @@ def test_ci_runs_what_the_readme_says() -> None:
     assert re.findall(r"^.*(?:make|pytest|tools\.).*$", rest, re.MULTILINE) == [
         ".venv/bin/python -m tools.compiled || native=$?",
         '0) make test-compiled NATIVE_TESTS="protos/tests services/facade/tests/unit services/raft-node/tests/unit" ;;',
-        '    .venv/bin/python -m tools.kubernetes within "$((minutes * 60 - 120 - SECONDS))" $kubernetes_part'
+        '    .venv/bin/python -m tools.kubernetes within "$((minutes * 60 - 120 - SECONDS))" $kubernetes_part',
     ]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert re.search(r"^    make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
