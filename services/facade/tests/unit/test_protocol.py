@@ -9,10 +9,11 @@ import pytest
 from connection_under_test import GET, SETTINGS, Connection
 
 from facade.app import heads
-from facade.app.crowds import SLICE_BYTES, UNPARSED_BYTES_MAX
+from facade.app.crowds import UNPARSED_BYTES_MAX
 from facade.app.front import Front
 from facade.app.progress import PIECE_BYTES, PIECES_BURST
 from facade.app.protocol import LINGER_S
+from facade.app.slices import END_BYTES, SLICE_BYTES
 from facade.client.metrics import Metrics
 
 
@@ -146,11 +147,12 @@ async def test_requests_are_answered_one_after_the_other(connection: Connection)
     assert connection.transport.reading
 
 
-async def test_few_requests_are_parsed_while_one_is_answered(connection: Connection) -> None:
+async def test_one_request_is_parsed_while_another_is_answered(connection: Connection) -> None:
+    """16 KiB of them are hundreds, which took 60 ms and 1.5 MB: 250 connections of a stranger stopped a facade."""
     gate = connection.hold("/v1/kv/a")
     count = 8000
     await connection.send(GET * count)
-    assert len(connection.protocol._later) < 600
+    assert len(connection.protocol._later) == 1
     for _ in range(1000):
         connection.protocol.data_received(GET * 10)
         if not connection.transport.reading:
@@ -164,7 +166,7 @@ async def test_few_requests_are_parsed_while_one_is_answered(connection: Connect
 async def test_few_requests_are_parsed_behind_the_end_of_a_body(connection: Connection) -> None:
     gate = connection.hold("/a")
     await connection.send(put("/a", b"ab")[:-1], b"b" + GET * 8000)
-    assert len(connection.protocol._later) < 600
+    assert len(connection.protocol._later) <= END_BYTES // len(GET) + 1
     gate.set()
     while len(connection.seen) < 8001:
         await asyncio.sleep(0)

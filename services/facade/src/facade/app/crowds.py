@@ -30,8 +30,6 @@ ALONE_MAX = 1024
 """How many it begins in a turn while no other network has a connection: short turns cost more for each request."""
 LONG = 8
 """A request that goes the long way, through the application, counts as so many that go the short one."""
-SLICE_BYTES = 16 << 10
-"""The bytes that are parsed at once, so that few requests are parsed before the first is answered."""
 UNPARSED_BYTES_MAX = 64 << 10
 """From so many bytes on that wait unparsed, a connection is read no more."""
 SMALL_BYTES = 4 << 10

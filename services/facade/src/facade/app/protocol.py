@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
-from facade.app.crowds import SLICE_BYTES, SMALL_BYTES, UNPARSED_BYTES_MAX
+from facade.app.crowds import SMALL_BYTES, UNPARSED_BYTES_MAX
 from facade.app.exchange import App, Exchange, Target, last_word, refusal
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
@@ -36,6 +36,7 @@ from facade.app.hot import HotLane, HotRequest, of_future
 from facade.app.outgoing import Outgoing
 from facade.app.plain import LastHead, PlainHead
 from facade.app.progress import Bodies
+from facade.app.slices import slice_end
 from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
 
 log = structlog.get_logger()
@@ -251,7 +252,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         at = 0
         while at < len(data) and not self._ended:
-            piece = data[at : at + SLICE_BYTES]
+            in_body = self._receiving is not None or self._hot is not None
+            piece = data[at : slice_end(data, at, in_body=in_body)]
             at += len(piece)
             in_head = self._in_head
             try:
