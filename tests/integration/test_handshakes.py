@@ -85,6 +85,33 @@ async def test_silent_clients_keep_nobody_out(certificates: tls.Certificates) ->
             writer.close()
 
 
+async def test_a_crowd_of_one_address_makes_room_for_itself_alone(certificates: tls.Certificates) -> None:
+    """The oldest of all had to go: beside a crowd nobody had the time that a handshake takes."""
+    async with listening(certificates, room=4, timeout_s=600.0) as (handshakes, port):
+        context = ssl.create_default_context(cafile=str(certificates._files.ca))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(outgoing.read())
+        incoming.write(await reader.read(16 << 10))
+        crowd = [await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0)) for _ in range(12)]
+        async with asyncio.timeout(60):
+            while handshakes.given_up < 9:
+                await asyncio.sleep(0)
+        client.do_handshake()
+        writer.write(outgoing.read())
+        while (sent := await reader.read(16 << 10)) and not incoming.eof:
+            incoming.write(sent)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                assert client.read() == b"hello"
+                break
+        assert sent, "it was not given up"
+        for _, each in (*crowd, (reader, writer)):
+            each.close()
+
+
 async def test_a_handshake_ends_in_time(certificates: tls.Certificates) -> None:
     async with listening(certificates, room=4, timeout_s=0.2) as (handshakes, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

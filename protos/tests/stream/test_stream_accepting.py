@@ -68,7 +68,7 @@ async def test_few_go_on_in_a_turn_in_the_order_in_which_they_came() -> None:
     pace, gone = Pace(2), list[int]()
 
     async def go(number: int) -> None:
-        await pace.turn()
+        await pace.turn("one")
         gone.append(number)
 
     tasks = [asyncio.create_task(go(number)) for number in range(9)]
@@ -83,5 +83,23 @@ async def test_few_go_on_in_a_turn_in_the_order_in_which_they_came() -> None:
     assert not pace._turns, "and nothing goes on when nobody waits"
     tasks[5].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await pace.turn()
+    await pace.turn("one")
+    assert not pace._waiting
+
+
+async def test_who_comes_from_another_network_waits_behind_no_crowd() -> None:
+    """3,072 handshakes of a stranger had each peer of a node wait for longer than it tries: nobody could reconnect."""
+    pace, gone = Pace(2), list[str]()
+
+    async def go(network: str) -> None:
+        await pace.turn(network)
+        gone.append(network)
+
+    tasks = [asyncio.create_task(go("crowd")) for _ in range(300)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(go(network)) for network in ("peer", "peer", "facade")]
+    while "facade" not in gone or gone.count("peer") < 2:
+        await asyncio.sleep(0)
+    assert len(gone) <= 2 + 6 + 2, "those of the first turn, and each of three networks in turn"
+    await asyncio.gather(*tasks)
     assert not pace._waiting

@@ -72,18 +72,20 @@ class Pace:
     """Lets few go on in each turn of the loop: what they do next takes long, as the beginning of TLS does.
 
     Whoever has a certificate signs at each handshake, and whoever asks for one need not do anything for it: hundreds
-    that come together would keep the loop from everything else meanwhile.
+    that come together would keep the loop from everything else meanwhile. Nor do they keep others waiting: networks
+    take turns, so that whoever comes from another one than a crowd goes on at once.
     """
 
     def __init__(self, of_turn: int) -> None:
-        """Lets ``of_turn`` go on in a turn, in the order in which they have come."""
+        """Lets ``of_turn`` go on in a turn; those of one network in the order in which they have come."""
         self._of_turn = of_turn
         self._gone_on = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """Those that wait, by network; the network whose turn is next comes first."""
         self._turns = False
 
-    async def turn(self) -> None:
-        """Waits until it is one's turn."""
+    async def turn(self, network: str) -> None:
+        """Waits until it is one's turn; ``network`` is where one comes from."""
         loop = asyncio.get_running_loop()
         if not self._turns:
             self._turns = True
@@ -92,13 +94,17 @@ class Pace:
             self._gone_on += 1
             return
         mine = loop.create_future()
-        self._waiting.append(mine)
+        self._waiting.setdefault(network, deque()).append(mine)
         await mine
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         self._gone_on = 0
         while self._waiting and self._gone_on < self._of_turn:
-            first = self._waiting.popleft()
+            network = next(iter(self._waiting))
+            line = self._waiting.pop(network)
+            first = line.popleft()
+            if line:
+                self._waiting[network] = line  # Behind all others.
             if not first.done():  # It was given up.
                 first.set_result(None)
                 self._gone_on += 1

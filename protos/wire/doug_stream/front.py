@@ -13,7 +13,7 @@ Invariants:
     1. A connection that does not say in time what it is, is closed. ``connections_max`` bounds how many there are, and
        no address has more than three quarters of them.
     2. Whatever is not clearly for the own server is not.
-    3. A crowd of handshakes leaves others each turn of the loop.
+    3. A crowd of handshakes leaves others each turn of the loop, and those of other networks their turns among it.
 
 Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
 """
@@ -137,14 +137,15 @@ class Front:
                 self._take(client, peer[0])
 
     def _take(self, client: socket.socket, host: str) -> None:
-        over = self._begin(network_of(host))
+        network = network_of(host)
+        over = self._begin(network)
         if over is None:
             client.close()
             return
         client.setblocking(False)
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.create_task(self._hand_over(client, over))
+        task = asyncio.create_task(self._hand_over(client, network, over))
         self._deciding.add(task)
         task.add_done_callback(self._deciding.discard)
 
@@ -173,7 +174,7 @@ class Front:
         if not self._of_network[network]:
             del self._of_network[network]
 
-    async def _hand_over(self, client: socket.socket, over: Callable[[], None]) -> None:
+    async def _hand_over(self, client: socket.socket, network: str, over: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         handed = goes_on = False
         try:
@@ -183,7 +184,7 @@ class Front:
                 if own is None:
                     return
                 if own and self._context is not None:
-                    await self._pace.turn()
+                    await self._pace.turn(network)
                 handed = True
                 if own:
                     context = None if self._context is None else self._context()
