@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from connection_under_test import GET, SETTINGS, Connection
 
-from facade.app.crowds import ALONE_MAX, BEGUN_MAX, FEW, LONG, SMALL_BYTES, URGENT_MAX, Crowd, Crowds
+from facade.app.crowds import ALONE_MAX, BEGUN_MAX, FEW, LONG, URGENT_MAX, Crowd, Crowds
 from facade.app.front import Front
 from facade.app.hot import HotLane
+from facade.app.progress import SMALL_BYTES
 from facade.client.metrics import Metrics
 from facade.errors import NotAppliedError
 
@@ -201,11 +202,27 @@ async def test_large_beginnings_that_wait_have_a_bound() -> None:
     assert front.arriving.held == 3 * len(large)
     one_more = crowd[-1]
     one_more.protocol.data_received(large)
-    assert one_more.protocol._current is not None, "there is no room to wait: it is judged at once"
+    assert one_more.statuses == [503]
+    assert not one_more.begun, "it was others' turn: whoever fills the room does not go before them"
     await answered(crowd)
     assert [each.statuses for each in waiting] == [[200], [200], [200]]
-    assert one_more.statuses == [503], "and refused"
+    assert not one_more.begun
     assert front.arriving.held == 0
+
+
+async def test_a_probe_that_comes_in_pieces_goes_before_too() -> None:
+    _, crowd = crowded(FEW + 100)
+    for each in crowd[1:]:
+        each.protocol.data_received(GET)
+    probe = crowd[0]
+    probe.protocol.data_received(b"GET /liv")
+    assert probe.protocol._waits
+    probe.protocol.data_received(b"ez HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert probe.protocol._current is not None
+    await probe.settle()
+    assert probe.statuses == [200] and any(each.protocol._waits for each in crowd)
+    await answered(crowd)
+    assert all(each.statuses == [200] for each in crowd)
 
 
 async def test_a_body_that_arrives_waits_for_no_turn() -> None:

@@ -32,8 +32,6 @@ LONG = 8
 """A request that goes the long way, through the application, counts as so many that go the short one."""
 UNPARSED_BYTES_MAX = 64 << 10
 """From so many bytes on that wait unparsed, a connection is read no more."""
-SMALL_BYTES = 4 << 10
-"""Beginnings of requests so small wait without counting as bodies that are arriving."""
 URGENT_MAX = 16
 """How many probes and short requests of operators a crowd's network begins in a turn besides."""
 
@@ -85,10 +83,16 @@ class Crowd:
         if self._begun < self._most and not self.waiting:
             self._begun += 1
             return True
+        if self.hurries(data):
+            return True
+        self.waiting.append(member)
+        return False
+
+    def hurries(self, data: bytes) -> bool:
+        """Whether bytes begin a request that goes before others, also if it waits already, since they came in pieces."""
         if self._urgent < URGENT_MAX and reserve.begins_with_served(data):
             self._urgent += 1
             return True
-        self.waiting.append(member)
         return False
 
     def went_long(self) -> None:
