@@ -410,6 +410,9 @@ async def test_a_handshake_waits_for_its_turn_and_nothing_else_does(tmp_path: Pa
         async def turn(self, network: str) -> None:
             waited.append(network)
 
+        def over(self, network: str, *, failed: bool) -> None:
+            assert (network, failed) == (waited[-1], False)
+
     authority = Authority.make()
     node = certificates(tmp_path / "node", authority, ["127.0.0.1"])
     facade = certificates(tmp_path / "facade", authority, ["facade.ns"])

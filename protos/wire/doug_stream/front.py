@@ -34,13 +34,15 @@ from doug_stream.codes import PREFACE, Setting
 from doug_stream.endpoint import address_text
 from doug_stream.frames import HEAD, HEAD_BYTES, SETTING
 from doug_stream.handing import hand_over
-from doug_stream.server import Server
+from doug_stream.server import Server, ServerEndpoint
 from doug_wire.networks import network_of
 
 _DECIDE_S = 10.0
 """How long a client may take to say what it is, and for the handshake behind it."""
 _HANDSHAKES_OF_TURN = 4
 """How many handshakes the own server begins in a turn of the loop: some milliseconds, for Raft shares it."""
+_HANDSHAKES_OF_NETWORK = 16
+"""How many of one address, or network of IPv6, are under way: each may take the loop some 20 ms when it ends."""
 _ACCEPTED_OF_TURN = 64
 """How many connections it accepts in a turn, all of which it looks at in the next one."""
 _BACKLOG = 512
@@ -82,7 +84,7 @@ class Front:
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._deciding: set[asyncio.Task[None]] = set()
-        self._pace = Pace(_HANDSHAKES_OF_TURN)
+        self._pace = Pace(_HANDSHAKES_OF_TURN, _HANDSHAKES_OF_NETWORK)
         self._pipes: set[_Pipe] = set()
         self._of_network: dict[str, int] = {}
         self._callers: dict[int, str] = {}
@@ -187,10 +189,7 @@ class Front:
                     await self._pace.turn(network)
                 handed = True
                 if own:
-                    context = None if self._context is None else self._context()
-                    endpoint = await hand_over(
-                        lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
-                    )
+                    endpoint = await self._serve(loop, client, network)
                     endpoint.closed.add_done_callback(lambda _: over())
                 else:
                     await self._join(loop, client, over)
@@ -203,6 +202,20 @@ class Front:
                 over()
             if not handed:
                 client.close()
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, client: socket.socket, network: str) -> ServerEndpoint:
+        """Has the own server serve a client. Requires: under TLS, its turn has come."""
+        if self._context is None:
+            return await hand_over(lambda make: loop.connect_accepted_socket(make, client), self._server.endpoint)
+        context, failed = self._context(), True
+        try:
+            endpoint = await hand_over(
+                lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
+            )
+            failed = False
+            return endpoint
+        finally:
+            self._pace.over(network, failed=failed)
 
     async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket, over: Callable[[], None]) -> None:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)

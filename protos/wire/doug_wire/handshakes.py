@@ -29,6 +29,9 @@ from doug_wire.networks import network_of
 OF_TURN = 32
 """How many begin in a turn of the loop: some 20 ms of work."""
 
+OF_NETWORK = 64
+"""How many of one network are under way where clients may show certificates: each may take 20 ms when it ends."""
+
 Served = Any
 """An ``asyncio.Protocol`` whose attribute ``transport`` is None until it has been told of its connection."""
 
@@ -63,7 +66,7 @@ class Handshakes:
         self._room = room
         self._free = free or room
         self._timeout_s = timeout_s
-        self._pace = Pace(OF_TURN)
+        self._pace = Pace(OF_TURN, None if context.verify_mode == ssl.CERT_NONE else OF_NETWORK)
         self._accepting: list[asyncio.Task[None]] = []
         self._greeting: dict[str, dict[asyncio.Task[None], None]] = {}
         """By network, the oldest first."""
@@ -146,6 +149,7 @@ class Handshakes:
         except (OSError, EOFError):
             return  # The client was silent, left, or was refused; it sees the end of the connection.
         finally:
+            self._pace.over(network, failed=not handed)
             if not handed:
                 for each in made:
                     # If it was given up just as it was done, uvloop tells the protocol only of the beginning.
