@@ -106,7 +106,7 @@ async def test_who_comes_from_another_network_waits_behind_no_crowd() -> None:
 
 
 async def test_few_of_a_network_are_under_way_and_what_fails_takes_the_place_of_others() -> None:
-    """A second message of a handshake, a long chain of certificates, took a node 60 ms, and all of them could come together."""
+    """The second message of a handshake, a chain of certificates, took a node 60 ms, and many could come together."""
     pace, gone = Pace(4, 2), list[str]()
 
     async def go(network: str) -> None:

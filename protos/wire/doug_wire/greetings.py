@@ -1,9 +1,9 @@
 """What a client may send before a TLS handshake is done: no more than clients have to say.
 
-A client that is asked for a certificate may send a chain of hundreds, and of a hundred kibibytes: each takes a quarter of
-a millisecond to be read, before it is known that nobody here has signed it. Forty such clients a second, strangers to
-the authority, kept an event loop from everything else. OpenSSL has a bound for it, which Python's ssl does not reach; so
-the bytes are counted here as they are handed to it. Must not know who the client is, nor sockets.
+A client that is asked for a certificate may send a chain of hundreds, of a hundred kibibytes: each takes a quarter of a
+millisecond to be read, before it is known that nobody here has signed it. Forty such clients a second, strangers to the
+authority, kept an event loop from everything else. OpenSSL has a bound for it, which Python's ssl does not reach; the
+bytes are counted here as they are handed to it. Must not know who the client is, nor sockets.
 
 Invariants:
     1. Once a handshake is done, nothing here is called any more.
@@ -47,7 +47,7 @@ class Greeting(ssl.SSLObject):
             super().do_handshake()
         except ssl.SSLWantReadError:
             if behind:
-                raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client sends too much before the handshake is done") from None
+                raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client sends too much before it is known") from None
             self._left -= arrived - incoming.pending
             raise
         if behind:

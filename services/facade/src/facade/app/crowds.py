@@ -89,7 +89,7 @@ class Crowd:
         return False
 
     def hurries(self, data: bytes) -> bool:
-        """Whether bytes begin a request that goes before others, also if it waits already, since they came in pieces."""
+        """Whether bytes begin a request that goes before others, also one that waits, since they came in pieces."""
         if self._urgent < URGENT_MAX and reserve.begins_with_served(data):
             self._urgent += 1
             return True

@@ -16,7 +16,7 @@ Header = tuple[bytes, bytes]
 
 HEAD_BYTES_MAX = 32 << 10
 FIELDS_MAX = 256
-"""How many headers a request may have. Each takes a hundred bytes of memory beside its own, of which it may have few."""
+"""How many headers a request may have: each takes a hundred bytes of memory beside its own, which may be few."""
 LINE_BYTES = 4
 """The bytes that a header has beside its name and value: a colon, a space, and the end of the line."""
 

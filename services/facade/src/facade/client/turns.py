@@ -39,8 +39,8 @@ TIMES = 2
 BESIDE_MIN = 64
 """So many operations anybody may have beside others, however few these have: smaller batches cost more each."""
 REMEMBERED, REMEMBERED_EACH = 1024, 64
-"""A client that has been answered counts for so many further operations as one that asks, since it may ask again, and for
-no more than ``REMEMBERED_EACH`` for each that it had in the window: others have smaller batches meanwhile."""
+"""A client that has been answered counts for so many further operations as one that asks, since it may ask again; and
+for no more than ``REMEMBERED_EACH`` for each that it had in the window: others have smaller batches meanwhile."""
 RESERVE = 1 / 8
 """The part of a shard's room that exists beyond it, for clients that come while one client has all of it."""
 
