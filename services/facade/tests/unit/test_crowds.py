@@ -168,6 +168,32 @@ async def test_who_waits_for_a_turn_is_neither_late_nor_idle() -> None:
     assert last.transport.reading
 
 
+async def test_of_what_goes_the_long_way_fewer_connections_begin_no_more_than_a_crowd_of_the_short_one() -> None:
+    """250 connections that sent many such requests at once had everybody else wait for all of them in each turn."""
+    front, few = crowded(BEGUN_MAX + 50)
+    polite = Connection(front, POLITE)
+    for _ in range(2):
+        for each in few:
+            each.protocol.data_received(3 * GET)
+    assert sum(each.protocol._current is not None for each in few) == BEGUN_MAX
+    few[-1].protocol.data_received(GET)
+    polite.protocol.data_received(GET)
+    assert polite.protocol._current is not None
+    most = 0
+    async with asyncio.timeout(60):
+        while any(len(each.seen) < 6 for each in few):
+            begun = sum(len(each.begun) for each in few)
+            await asyncio.sleep(0)
+            most = max(most, sum(len(each.begun) for each in few) - begun)
+    assert most <= BEGUN_MAX
+    alone = Front(SETTINGS, Metrics())
+    crowd = [Connection(alone, CROWD) for _ in range(BEGUN_MAX + 50)]
+    for each in crowd:
+        each.protocol.data_received(GET)
+    assert all(each.protocol._current is not None for each in crowd)
+    await answered(few + crowd)
+
+
 async def test_who_leaves_while_waiting_is_not_served() -> None:
     front, crowd = crowded()
     for each in crowd:

@@ -7,7 +7,8 @@ unparsed, and the connections begin in later turns, in the order in which they a
 
 Must not know sockets, and of HTTP only the first line. Invariants:
 
-1. A network with few connections never waits here.
+1. A network with few connections waits here for nothing but to begin more than ``BEGUN_MAX`` requests that go the long
+   way, and never with so few connections.
 2. What waits begins in the order in which it came; only a few probes and short requests of operators go before.
 3. Nothing is kept of a network without connections.
 
@@ -23,9 +24,10 @@ from typing import Protocol
 from facade.app import reserve
 
 FEW = 256
-"""So many connections of one network begin whatever they like."""
+"""So many connections of one network begin whatever they like of what goes the short way."""
 BEGUN_MAX = 64
-"""How many requests a larger crowd begins in a turn beside other networks. They take some five milliseconds."""
+"""How many requests a larger crowd begins in a turn beside other networks. They take some five milliseconds. A smaller
+one begins so many of those that go the long way."""
 ALONE_MAX = 1024
 """How many it begins in a turn while no other network has a connection: short turns cost more for each request."""
 LONG = 8

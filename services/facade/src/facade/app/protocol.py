@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
-from facade.app.crowds import UNPARSED_BYTES_MAX
+from facade.app.crowds import BEGUN_MAX, UNPARSED_BYTES_MAX
 from facade.app.exchange import App, Exchange, Target, last_word, refusal, wrong_with
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
@@ -62,14 +62,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._begun = self._turn = self._head_bytes = self._head_fed = 0
         self._in_head = self._ended = self._is_guest = self._waits = False
         self._lingers_since_s: float | None = None
-        self._unparsed = b""
         self._receiving: Exchange | None = None
         self._current: Exchange | HotRequest | None = None
         self._later: deque[tuple[Exchange, App] | HotRequest] = deque()
         self._last_word: ProblemError | None = None
         self._bodies: Bodies
         self._outgoing: Outgoing
-        self._certificate, self._address, self._network = certificates.NONE, "", ""
+        self._certificate, self._address, self._network, self._unparsed = certificates.NONE, "", "", b""
         self._head_timeout_s = front.head_timeout_s
 
     # The connection.
@@ -346,7 +345,7 @@ class LimitedProtocol(HttpToolsProtocol):
         keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_guest
         self._bodies.begin(self.loop.time())
         exchange = self._receiving = self.cycle = Exchange.of(self, self._front, keep_alive=keep_alive)
-        if self._begins():
+        if self._begins(b"%b %b " % (self.parser.get_method(), self.url)):
             self._start(exchange, app)
         else:
             self.flow.pause_reading()
@@ -440,19 +439,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self._current = None
         if self.is_closing() or self._waits:
             return
-        if not (self._later or self._unparsed) or self._begins():
+        line = b" " if self._later and isinstance(self._later[0], tuple) else b""
+        if not (self._later or self._unparsed) or self._begins(line):
             self._go_on()
 
-    def _begins(self) -> bool:
-        """Whether the next request begins now; otherwise an earlier one is under way, or it is others' turn."""
+    def _begins(self, line: bytes = b"") -> bool:
+        """Whether the next request, with this line if it goes the long way, begins now; otherwise it is others' turn."""
         if self._current is not None or self._waits:
             return False
         has_turn, self._turn = self._turn == self._crowd.turns, 0
-        self._waits = self._crowd.is_large and not has_turn and not self._crowd.take(self, b"")
+        counts = self._crowd.is_large or (line and self._crowd.connections > BEGUN_MAX)
+        self._waits = bool(counts) and not has_turn and not self._crowd.take(self, line)
         return not self._waits
 
     def _go_on(self) -> None:
-        self._turn = self._crowd.turns if self._unparsed and not self._later else 0
+        self._turn = self._crowd.turns if self._crowd.is_large and self._unparsed and not self._later else 0
         first = self._later.popleft() if self._later else None
         if isinstance(first, HotRequest):
             self._start_hot(first)
