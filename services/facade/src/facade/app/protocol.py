@@ -444,7 +444,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._go_on()
 
     def _begins(self, line: bytes = b"") -> bool:
-        """Whether the next request, with this line if it goes the long way, begins now; otherwise it is others' turn."""
+        """Whether the next request, with this line if it goes the long way, begins now; else it is others' turn."""
         if self._current is not None or self._waits:
             return False
         has_turn, self._turn = self._turn == self._crowd.turns, 0
