@@ -23,7 +23,9 @@ from raft_testing.history import History, Operation
 from raft_testing.in_memory import Host, InMemoryLoop, Network
 from raft_testing.linearizability import Violation, check_history
 
-NODES, CLIENTS, KEYS = 3, 5, 3
+NODES, CLIENTS, KEYS = 3, 6, 3
+READERS = 2
+"""So many clients only read, one at each facade: a put that waits for a leader holds its client up."""
 FACADES, CLIENT = ("facade-0", "facade-1"), "client"
 LONG_BYTES = 300_000
 """Some values are longer than the windows of HTTP/2 and than what a transport holds."""
@@ -90,12 +92,13 @@ class Client:
         self._whole, self._number, self._written = whole, number, 0
         self._facade = whole.facade_hosts[number % len(FACADES)]
         self._chance = Random(whole.chance.random())
+        self._puts = 0.0 if number > CLIENTS - READERS else 0.5
         self._connection: HttpConnection | None = None
 
     async def run(self, until: Callable[[], bool]) -> None:
         while not until():
             key = f"k{self._chance.randrange(KEYS)}"
-            done = await (self.put(key) if self._chance.random() < 0.5 else self.get(key))
+            done = await (self.put(key) if self._chance.random() < self._puts else self.get(key))
             await asyncio.sleep(self._chance.random() * (0.005 if done else 0.05))
 
     async def put(self, key: str) -> bool:
@@ -210,7 +213,7 @@ class Whole:
             if self.leader is not None and self.chance.random() < 0.5:
                 one = self.leader.id.name
             others = [each for each in hosts if each != one]
-            lasts_s = self.chance.choice((0.02, 0.1, 0.5, 1.5))
+            lasts_s = self.chance.choice((0.02, 0.1, 0.6, 1.5))
             if kind == "kill":
                 await self.nodes[one].kill()
                 await asyncio.sleep(lasts_s)
