@@ -1,4 +1,4 @@
-"""The two hot streams under TLS, between own streams and grpcio: each end by each, served by what serves them in a node.
+"""The two hot streams under TLS between own streams and grpcio: each end by each, served by what serves them in a node.
 
 ``protos/tests/stream/test_stream_interop.py`` has what calls may do, and ``tests/integration/test_stream_front.py`` who
 serves whom. Here are ``Doug.Pipe`` and ``Raft.Replicate`` themselves.

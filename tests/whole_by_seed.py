@@ -23,7 +23,7 @@ from raft_testing.history import History, Operation
 from raft_testing.in_memory import Host, InMemoryLoop, Network
 from raft_testing.linearizability import Violation, check_history
 
-NODES, CLIENTS, KEYS = 3, 6, 3
+NODES, CLIENTS, KEYS = 3, 8, 3
 READERS = 2
 """So many clients only read, one at each facade: a put that waits for a leader holds its client up."""
 FACADES, CLIENT = ("facade-0", "facade-1"), "client"
@@ -133,7 +133,7 @@ class Client:
 
     async def _ask(self, method: str, operation: Operation, body: bytes = b"") -> Answer | None:
         try:
-            async with asyncio.timeout(self._chance.choice((0.05, 0.3, 3.0, 3.0, 3.0))):
+            async with asyncio.timeout(self._chance.choice((0.05, 0.1, 0.3, 3.0))):
                 if self._connection is None:
                     _, self._connection = await self._whole.loop.create_connection(
                         HttpConnection, self._facade.address, HTTP_PORT

@@ -95,6 +95,7 @@ class Log(MemoryLog):
         self.hard_state = HardState()
         self.durable: Callable[[int], None] | None = None
         self.last_write_s = (0.0, 0.0)
+        self.takes_s, self.late_share = (0.0002, 0.003), 0.01
         self._chance = chance
         self._since_s: float | None = None
 
@@ -110,7 +111,7 @@ class Log(MemoryLog):
         assert self.idle, "one write is under way at a time"
         loop = asyncio.get_running_loop()
         self._since_s = loop.time()
-        takes_s = self._chance.uniform(0.0002, 0.003) * (50 if self._chance.random() < 0.01 else 1)
+        takes_s = self._chance.uniform(*self.takes_s) * (50 if self._chance.random() < self.late_share else 1)
         loop.call_later(takes_s, self._finish, write, self.durable)
 
     def _finish(self, write: Write, durable: Callable[[int], None] | None) -> None:

@@ -226,13 +226,15 @@ class Network:
         loop: The loop that it belongs to.
         wires: The ends of all connections, in the order in which they were made.
         delays_s: Between which two times the way of a piece takes.
+        late_share: The share of pieces that take twenty times as long.
+        cut_share: The share of what is written that arrives in two pieces.
         bytes_carried: How many bytes have arrived.
     """
 
     def __init__(self, loop: InMemoryLoop, chance: Random) -> None:
         self.loop = loop
         self.wires: dict[Wire, None] = {}
-        self.delays_s = (0.0001, 0.001)
+        self.delays_s, self.late_share, self.cut_share = (0.0001, 0.001), 0.01, 0.2
         self.bytes_carried = 0
         self._chance = chance
         self._listeners: dict[tuple[str, int], tuple[Host, Callable[[], Any]]] = {}
@@ -241,14 +243,14 @@ class Network:
         self._ports = 40_000
 
     def delay_s(self) -> float:
-        """How long the next piece takes; one of a hundred takes long."""
+        """How long the next piece takes."""
         shortest, longest = self.delays_s
-        stretch = 20.0 if self._chance.random() < 0.01 else 1.0
+        stretch = 20.0 if self._chance.random() < self.late_share else 1.0
         return self._chance.uniform(shortest, longest) * stretch
 
     def pieces(self, data: bytes) -> list[bytes]:
         """The pieces in which some bytes arrive."""
-        if len(data) < 2 or self._chance.random() < 0.8:
+        if len(data) < 2 or self._chance.random() >= self.cut_share:
             return [data]
         # One draw, whatever the length, which may differ by a digit of a measured time from run to run.
         at = 1 + int(self._chance.random() * (len(data) - 1))
