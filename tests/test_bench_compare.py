@@ -64,7 +64,8 @@ def test_a_request_of_wrk_may_be_many_operations() -> None:
 
 
 def test_half_puts_and_half_reads_are_asked_of_all_that_have_linearizable_reads() -> None:
-    for system in (DougDB, EtcdGrpc, EtcdJson):
+    systems: tuple[type[Any], ...] = (DougDB, EtcdGrpc, EtcdJson)
+    for system in systems:
         assert {"put", "linearizable", "mixed"} <= system.kinds(object.__new__(system)), system
 
 
@@ -84,7 +85,7 @@ def test_without_go_the_etcd_of_the_machine_is_asked_by_its_gateway(
 ) -> None:
     for name in ("DougDB", "EtcdJson"):
         monkeypatch.setattr(lineup, name, Stood)
-    monkeypatch.setattr(lineup.shutil, "which", {"etcd": etcd}.get)
+    monkeypatch.setattr("bench.lineup.shutil.which", {"etcd": etcd}.get)
     monkeypatch.setattr(lineup, "start_etcd", lambda command, folder: (command, [1]))
     with lineup.running(("dougdb", "etcd", "etcd-json", "nats", "redis"), tmp_path) as systems:
         found = [system for system in systems if isinstance(system, Stood)]
