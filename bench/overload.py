@@ -2,8 +2,9 @@
 
 It measures the cluster with a few clients until flushes and merges are a part of what it does, then lets far too many
 ask, and measures again from the moment on when they stop, second by second. It prints the answers meanwhile, those of
-probes and of a polite client at another address, whether a term changed, by how much the memory of every process grew,
-and after how many seconds the speed was back. With ``--check`` it ends with exit code 1 beyond the limits below.
+probes and of a polite client at another address that asks for its share, whether a term changed, by how much the memory
+of every process grew, and after how many seconds the speed was back. With ``--check`` it ends with exit code 1 beyond
+the limits below.
 
 It must not tune anything: the cluster runs with the defaults that users get. The crowd runs in a process of its own,
 which takes its memory with it. There are two kinds of it: many times as many clients as before, each of which asks
@@ -52,8 +53,10 @@ PROBES = ("/livez", "/readyz", "/v1/cluster")
 PROBE_S = 0.5
 PROBE_TIMEOUT_S = 10.0
 POLITE_CONNECTIONS = 64
-POLITE_SHARE = 0.25
-"""Half of the share of one of two clients."""
+SHARE = 0.5
+"""The share of one of two clients, of the rate before."""
+KEPT_MIN = 0.5
+"""How much of its share a polite client that asks for all of it must be left."""
 ADDRESS, POLITE_ADDRESS = "127.0.0.1", "127.0.0.2"
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,9 +140,9 @@ def _closed(url: str, flood: Workload) -> dict[str, Any]:
 
 
 def _open(url: str, before: LoadResult, options: argparse.Namespace) -> dict[str, Any]:
-    """Offers so many times what can be done, and beside it half of its share for one client at another address."""
+    """Offers so many times what can be done, and beside it lets one client at another address ask for its share."""
     named = ("--seconds", str(options.seconds), "--deadline-s", str(options.deadline_s))
-    rates = options.offered * before.operations_per_s, POLITE_SHARE * before.operations_per_s
+    rates = options.offered * before.operations_per_s, SHARE * before.operations_per_s
     with ExitStack() as stack:
         crowd, polite = (
             stack.enter_context(
@@ -154,7 +157,8 @@ def _open(url: str, before: LoadResult, options: argparse.Namespace) -> dict[str
         told, polite_told = _told(crowd), _told(polite)
     errors = {kind: count for kind, count in told["kinds"].items() if kind != "200"}
     return {"operations_per_s": told["served_per_s"], "p99_ms": told["p99_ms"], "errors": errors} | {
-        "offered_per_s": told["due_per_s"], "crowd": told, "polite": polite_told,
+        "offered_per_s": told["due_per_s"], "crowd": told,
+        "polite": polite_told | {"share_per_s": round(SHARE * before.operations_per_s)},
     }  # fmt: skip
 
 
@@ -221,6 +225,7 @@ def beyond(figures: dict[str, Any]) -> list[str]:
         f"{gave_up} requests were not answered in time": gave_up > GAVE_UP_MAX * sum(crowd["kinds"].values()),
         f"of {refused} refusals {crowd['with_retry_after']} said when to come again": bool(crowd["kinds"])
         and refused != crowd["with_retry_after"],
+        f"of its share a polite client kept {kept(during):.2f}": kept(during) < KEPT_MIN,
         f"a process grew by {grown} MB": grown > GROWTH_MB_MAX,
         f"full speed was back after {recovered} s": recovered is None or recovered > RECOVERY_S_MAX,
         f"errors before or after: {figures['before']['errors']} {figures['after']['errors']}": bool(
@@ -228,6 +233,12 @@ def beyond(figures: dict[str, Any]) -> list[str]:
         ),
     }
     return [what for what, bad in judged.items() if bad]
+
+
+def kept(during: dict[str, Any]) -> float:
+    """How much of its share the polite client of an open load got; 1 where there was none."""
+    polite = during.get("polite")
+    return float(polite["served_per_s"] / polite["share_per_s"]) if polite else 1.0
 
 
 def main() -> int:

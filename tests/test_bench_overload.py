@@ -33,6 +33,10 @@ def test_refusals_that_say_so_are_within_the_limits() -> None:
         ({"during": CROWD | {"errors": {"429 too_many_requests": 900, "gave up": 11}}}, "11 requests were not"),
         ({"during": CROWD | {"errors": {"429 too_many_requests": 901}}}, "of 901 refusals 900 said"),
         ({"during": CROWD | {"errors": {"504 deadline_exceeded": 1, "429 x": 900}}}, "504 deadline_exceeded"),
+        (
+            {"during": GOOD["during"] | {"polite": {"served_per_s": 240, "share_per_s": 500}}},
+            "a polite client kept 0.48",
+        ),
         ({"recovered_s": 6}, "full speed was back after 6 s"),
         ({"recovered_s": None}, "full speed was back after None s"),
         ({"after": {"operations_per_s": 900, "errors": {"503": 1}}}, "errors before or after"),

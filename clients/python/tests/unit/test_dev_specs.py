@@ -105,6 +105,7 @@ def test_the_console_shows_leader_changes_and_warnings_only() -> None:
     watch.show(event="flush.done", level="info")
     watch.show(event="disk.slow", level="warning", fsync_ms=900, timestamp="x", node="shard-0-1")
     watch.show(event="node.refused", level="error", reason="said by the supervisor")
+    watch.show(event="operator.acted", level="warning", method="SetAuth")
     watch.console.show("shard-0-1", "Traceback (most recent call last):")
     watch.console.show("shard-0-1", "{not json")
     watch.console.show("shard-0-1", "")

@@ -134,6 +134,20 @@ def test_who_has_few_operations_under_way_is_served_as_often_as_others_beside(po
     assert shard.done["polite"] / shard.done.total() > 0.95 * least
 
 
+@pytest.mark.parametrize(("had", "most"), [(8, 64), (15, 64), (16, 32), (20, 32)])
+def test_who_has_had_many_is_left_more_room_while_it_asks_again(had: int, most: int) -> None:
+    """Its operations go to several shards, so that it has few of them in one of these from time to time."""
+    shard = Shard(window=256)
+    polite = [shard.ask("polite") for _ in range(had)]
+    for operation in polite[4:]:
+        assert operation is not None
+        shard.queue.remove(operation)
+        shard.end(operation)
+    for _ in range(900):
+        shard.ask("greedy")
+    assert len(shard.queue) == 4 + most
+
+
 def test_who_is_alone_again_has_the_whole_window_after_a_while() -> None:
     shard = Shard(window=256)
     for _ in range(100):
@@ -175,6 +189,7 @@ def test_few_are_remembered_and_each_once(steps: list[tuple[int, int]]) -> None:
             shard.work()
         turns = shard.turns
         assert len(turns._answered) <= REMEMBERED and turns._answered.keys().isdisjoint(turns._clients)
+        assert turns._most == sum(client.most for client in turns._clients.values())
         assert turns._inside_answered == sum(most for _, most in turns._answered.values())
 
 

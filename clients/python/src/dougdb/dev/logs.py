@@ -20,8 +20,9 @@ _READ_BYTES_MAX = 1 << 20
 _LINE_BYTES_MAX = 64 << 10
 _LOUD = {"warning", "error", "critical"}
 _LEADER_EVENT = "raft.became_leader"
-# The supervisor prints these itself, together with its reaction.
-_REFUSED_EVENTS = {"node.refused", "facade.refused"}
+# The supervisor prints the first two itself, together with its reaction. The last one is what somebody just asked for,
+# and is loud only so that no level of logging leaves it out.
+_UNSAID_EVENTS = {"node.refused", "facade.refused", "operator.acted"}
 # The prefix of the line tells these already, or they only matter to programs.
 _HIDDEN = {"event", "level", "timestamp", "logger", "node", "node_id", "shard", "shard_id", "facade_id", "exception"}
 
@@ -108,7 +109,7 @@ class Console:
             return
         if event.get("event") == _LEADER_EVENT:
             self._say(f"{child}: leader of its shard since term {event.get('term', '?')}")
-        elif event.get("event") not in _REFUSED_EVENTS and str(event.get("level", "")).lower() in _LOUD:
+        elif event.get("event") not in _UNSAID_EVENTS and str(event.get("level", "")).lower() in _LOUD:
             self._show_warning(child, event)
 
     def _show_warning(self, child: str, event: dict[str, Any]) -> None:

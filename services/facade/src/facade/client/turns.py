@@ -5,10 +5,11 @@ bounded by the shard's queue only. Once there are two, each has a share of a win
 waits in a line of its own while the window is full, and the lines are served in turn. A batch takes the longer the more
 is in it, so whoever has few operations under way beside one that fills the rest of the window would be served seldom:
 nobody has more in the window than ``TIMES`` what the others have, also while these have just been answered and have not
-asked again yet. Once half of the shard's room is taken, nobody of several may hold more of it than their part: they are
-refused (429), so that others find room. Whoever comes while one client fills the queue finds room in a reserve beyond
-it, as large as ``RESERVE``. While requests wait for too long (``facade.client.waits``), nobody may hold more than their
-part of what is under way, alone or not.
+asked again yet. This bound does not go below ``BESIDE_MIN``; beside others that never have many operations at a time it
+does not go below ``BESIDE_FEW_MIN``, since small batches cost more for each operation. Once half of the shard's room is
+taken, nobody of several may hold more of it than their part: they are refused (429), so that others find room. Whoever
+comes while one client fills the queue finds room in a reserve beyond it, as large as ``RESERVE``. While requests wait
+for too long (``facade.client.waits``), nobody may hold more than their part of what is under way, alone or not.
 
 Must not know HTTP, or what operations do. Invariants:
 
@@ -34,8 +35,11 @@ SHARE_MIN = 32
 """A share of a window is at least so many operations, however many clients there are."""
 TIMES = 2
 """How many times what the others have in the window on average one client may have there beside them."""
-BESIDE_MIN = 64
-"""So many operations anybody may have beside others, however few these have: smaller batches cost more each."""
+BESIDE_MIN = 32
+"""So many operations anybody may have beside others, however few these have just now."""
+FEW = 16
+BESIDE_FEW_MIN = 64
+"""So many anybody may have beside others that have had fewer than ``FEW`` at a time on average."""
 REMEMBERED = 1024
 """A client that has been answered counts for as many further operations as one that asks: it may ask again."""
 RESERVE = 1 / 8
@@ -75,7 +79,7 @@ class Turns:
     """
 
     __slots__ = ("_answered", "_bytes_limit", "_bytes_max", "_clients", "_ended", "_inside", "_inside_answered",
-                 "_items_max", "_waiting", "_window", "on_refused", "refused", "waited")  # fmt: skip
+                 "_items_max", "_most", "_waiting", "_window", "on_refused", "refused", "waited")  # fmt: skip
 
     def __init__(self, window: int, items_max: int, bytes_max: int, bytes_limit: int = 0) -> None:
         """Starts without clients.
@@ -96,6 +100,8 @@ class Turns:
         self._answered: dict[str, tuple[int, int]] = {}
         """Clients that have nothing under way any more: how many operations had ended then, and their ``most``."""
         self._inside_answered = 0
+        self._most = 0
+        """The sum of the ``most`` of all clients that have something under way."""
         self._waiting: dict[str, Client] = {}
         self.refused = 0
         self.waited = 0
@@ -175,6 +181,7 @@ class Turns:
         if not client.items:
             self._waiting.pop(client.name, None)
             self._clients.pop(client.name, None)
+            self._most -= client.most
             client.line.clear()
             if self._clients or self._answered:
                 self._answered[client.name] = self._ended, client.most
@@ -218,7 +225,9 @@ class Turns:
         """Counts an operation in the window."""
         operation.inside = True
         client.inside += 1
-        client.most = max(client.most, client.inside)
+        if client.inside > client.most:
+            client.most = client.inside
+            self._most += 1
         self._inside += 1
 
     @property
@@ -231,7 +240,9 @@ class Turns:
         if count == 1:
             return True
         if inside >= BESIDE_MIN and inside * (count - 1) >= TIMES * (self._inside - inside + self._inside_answered):
-            return False
+            others_most = self._most - client.most + self._inside_answered
+            if inside >= BESIDE_FEW_MIN or others_most >= FEW * (count - 1):
+                return False
         return self._inside < self._window or inside < self._share(count)
 
     def _share(self, count: int) -> int:
