@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from array import array
 
 import pytest
 

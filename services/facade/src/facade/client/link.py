@@ -27,10 +27,9 @@ from doug_wire.trace_context import TRACES_MAX
 from facade.client.modes import Kind
 from facade.client.operation import Operation
 
-
 GATHER_BYTES = 16 << 10
-"""For so many bytes of the batch before it a batch waits ``gather_s`` longer, as long as items come: a request with many
-operations takes about half a millisecond to be read, and those who were answered together ask again one by one."""
+"""For so many bytes of the batch before it a batch waits ``gather_s`` longer, as long as items come: a request with
+many operations takes about half a millisecond to be read, and those who were answered together ask one by one."""
 GATHER_TIMES = 8
 """How many times ``gather_s`` a batch waits at most."""
 
