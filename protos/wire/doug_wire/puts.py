@@ -124,7 +124,7 @@ def _head(key_bytes: int, value_bytes: int) -> bytes:
 @lru_cache(maxsize=BATCH_PART)
 def _results_from_zero(count: int) -> tuple[int, int]:
     """As numbers, the results of so many puts from revision 0 on, and the difference that the next revision makes."""
-    first = b"".join([pipe.encode_result(place, 0, place) for place in range(count)])
+    first = b"".join([pipe.RESULT.pack(place, 0, 0, place, 0, 0) for place in range(count)])
     return int.from_bytes(first, "little"), int.from_bytes(pipe.RESULT.pack(0, 0, 0, 1, 0, 0) * count, "little")
 
 
