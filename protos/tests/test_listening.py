@@ -145,7 +145,7 @@ async def test_a_crowd_of_handshakes_without_room_is_taken_one_by_one(monkeypatc
         taken.append(free())
         if len(taken) > 2:
             await asyncio.Event().wait()
-        return iter([(client, None) for client in clients[len(taken) - 1 : len(taken)]])
+        return iter([(client, ("127.0.0.1", 1)) for client in clients[len(taken) - 1 : len(taken)]])
 
     monkeypatch.setattr(handshakes_module, "accepted", one_by_one)
     handshakes = Handshakes(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Untold, lambda: 9, 600.0, lambda: 5)

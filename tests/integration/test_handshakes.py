@@ -85,6 +85,82 @@ async def test_silent_clients_keep_nobody_out(certificates: tls.Certificates) ->
             writer.close()
 
 
+async def test_a_crowd_of_one_address_makes_room_for_itself_alone(certificates: tls.Certificates) -> None:
+    """The oldest of all had to go: beside a crowd nobody had the time that a handshake takes."""
+    async with listening(certificates, room=4, timeout_s=600.0) as (handshakes, port):
+        context = ssl.create_default_context(cafile=str(certificates._files.ca))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(outgoing.read())
+        incoming.write(await reader.read(16 << 10))
+        crowd = [await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0)) for _ in range(12)]
+        async with asyncio.timeout(60):
+            while handshakes.given_up < 9:
+                await asyncio.sleep(0)
+        client.do_handshake()
+        writer.write(outgoing.read())
+        while (sent := await reader.read(16 << 10)) and not incoming.eof:
+            incoming.write(sent)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                assert client.read() == b"hello"
+                break
+        assert sent, "it was not given up"
+        for _, each in (*crowd, (reader, writer)):
+            each.close()
+
+
+def shaken(client: ssl.SSLContext, server: ssl.SSLContext, behind: bytes = b"") -> bytes:
+    """A handshake in memory; gives what the server reads behind it, of what the client sends with its last message."""
+    incoming, outgoing, to_client, from_client = (ssl.MemoryBIO() for _ in range(4))
+    near = client.wrap_bio(to_client, from_client, server_hostname="localhost")
+    far = server.wrap_bio(incoming, outgoing, server_side=True)
+    for _ in range(2):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            near.do_handshake()
+            near.write(behind)
+        incoming.write(from_client.read())
+        with contextlib.suppress(ssl.SSLWantReadError):
+            far.do_handshake()
+        to_client.write(outgoing.read())
+    found = b""
+    with contextlib.suppress(ssl.SSLWantReadError):
+        while len(found) < len(behind):
+            found += far.read(64 << 10)
+    return found
+
+
+def test_a_long_chain_of_certificates_is_not_read(certificates: tls.Certificates, tmp_path: Path) -> None:
+    """Each took a quarter of a millisecond: forty strangers a second stopped a node, its heartbeats included."""
+    (tmp_path / "other").mkdir()
+    Authority.make().write_certificate(tmp_path / "other", ["stranger"])
+    stranger = ssl.create_default_context(cafile=str(certificates._files.ca))
+    long = tmp_path / "long.pem"
+    long.write_bytes((tmp_path / "other" / "tls.crt").read_bytes() * 150)
+    stranger.load_cert_chain(long, tmp_path / "other" / "tls.key")
+    with pytest.raises(ssl.SSLError, match="sends too much before"):
+        shaken(stranger, certificates.stream_context())
+
+
+@pytest.mark.parametrize("size", [0, 100, 200_000])
+def test_what_comes_with_the_end_of_a_handshake_is_not_lost(certificates: tls.Certificates, size: int) -> None:
+    for server in (certificates.stream_context(), certificates.https_context()):
+        behind = bytes(size)
+        assert shaken(certificates.dialling_context(), server, behind) == behind
+
+
+def test_a_certificate_with_the_names_of_very_many_shards_is_taken(tmp_path: Path) -> None:
+    authority = Authority.make()
+    files = tls.Files(tmp_path / "tls.crt", tmp_path / "tls.key", tmp_path / "ca.crt")
+    write(files.ca, authority.pem)
+    names = [f"*.dougdb-shard-{number}-peers.production.svc.cluster.local" for number in range(700)]
+    authority.write_certificate(tmp_path, ["localhost", *names])
+    certificates = tls.Certificates(files)
+    assert shaken(certificates.dialling_context(), certificates.stream_context(), b"hi") == b"hi"
+
+
 async def test_a_handshake_ends_in_time(certificates: tls.Certificates) -> None:
     async with listening(certificates, room=4, timeout_s=0.2) as (handshakes, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

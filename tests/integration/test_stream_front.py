@@ -404,11 +404,14 @@ def test_connections_under_tls_count_as_long_as_they_last(factory: Callable[[], 
 
 
 async def test_a_handshake_waits_for_its_turn_and_nothing_else_does(tmp_path: Path) -> None:
-    waited = list[None]()
+    waited = list[str]()
 
     class Turns:
-        async def turn(self) -> None:
-            waited.append(None)
+        async def turn(self, network: str) -> None:
+            waited.append(network)
+
+        def over(self, network: str, *, failed: bool) -> None:
+            assert (network, failed) == (waited[-1], False)
 
     authority = Authority.make()
     node = certificates(tmp_path / "node", authority, ["127.0.0.1"])
@@ -418,7 +421,7 @@ async def test_a_handshake_waits_for_its_turn_and_nothing_else_does(tmp_path: Pa
             front._pace = cast("Pace", Turns())
             await ask_own(front, None if secure is None else facade.dialling_context())
             await ask_grpcio(front, None if secure is None else facade)
-        assert len(waited) == count
+        assert waited == count * ["127.0.0.1"]
         waited.clear()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from doug_stream import accepting
-from doug_stream.accepting import Pace, accepted, raise_error
+from doug_stream.accepting import FAILED, Pace, accepted, raise_error
 
 
 class FakeLoop:
@@ -68,7 +68,7 @@ async def test_few_go_on_in_a_turn_in_the_order_in_which_they_came() -> None:
     pace, gone = Pace(2), list[int]()
 
     async def go(number: int) -> None:
-        await pace.turn()
+        await pace.turn("one")
         gone.append(number)
 
     tasks = [asyncio.create_task(go(number)) for number in range(9)]
@@ -83,5 +83,71 @@ async def test_few_go_on_in_a_turn_in_the_order_in_which_they_came() -> None:
     assert not pace._turns, "and nothing goes on when nobody waits"
     tasks[5].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await pace.turn()
+    await pace.turn("one")
     assert not pace._waiting
+
+
+async def test_who_comes_from_another_network_waits_behind_no_crowd() -> None:
+    """3,072 handshakes of a stranger had each peer of a node wait for longer than it tries: nobody could reconnect."""
+    pace, gone = Pace(2), list[str]()
+
+    async def go(network: str) -> None:
+        await pace.turn(network)
+        gone.append(network)
+
+    tasks = [asyncio.create_task(go("crowd")) for _ in range(300)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(go(network)) for network in ("peer", "peer", "facade")]
+    while "facade" not in gone or gone.count("peer") < 2:
+        await asyncio.sleep(0)
+    assert len(gone) <= 2 + 6 + 2, "those of the first turn, and each of three networks in turn"
+    await asyncio.gather(*tasks)
+    assert not pace._waiting
+
+
+async def test_few_of_a_network_are_under_way_and_what_fails_takes_the_place_of_others() -> None:
+    """The second message of a handshake, a chain of certificates, took a node 60 ms, and many could come together."""
+    pace, gone = Pace(4, 2), list[str]()
+
+    async def go(network: str) -> None:
+        await pace.turn(network)
+        gone.append(network)
+
+    tasks = [asyncio.create_task(go("crowd")) for _ in range(9)]
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert gone == ["crowd"] * 2 and not pace._turns, "nothing turns while they are under way"
+    await pace.turn("peer")
+    pace.over("peer")
+    pace.over("crowd")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert gone == ["crowd"] * 3
+    pace.over("crowd", failed=True)
+    turns = 0
+    while len(gone) < 4:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > FAILED
+    while len(gone) < 9:
+        pace.over("crowd")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    for _ in range(2):
+        pace.over("crowd")
+    assert not (pace._waiting or pace._held or pace._under_way)
+
+
+async def test_a_turn_that_is_given_up_just_as_it_comes_leaves_its_place() -> None:
+    pace = Pace(4, 1)
+    await pace.turn("one")
+    task = asyncio.create_task(pace.turn("one"))
+    await asyncio.sleep(0)
+    pace.over("one")
+    pace._next(asyncio.get_running_loop())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled() and not pace._under_way
+    async with asyncio.timeout(60):
+        await pace.turn("one")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -30,6 +30,11 @@ _OF_LISTENER = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 TRY_AGAIN_S = 0.02
 AT_ONCE = 256
 """How many connections one turn of the loop takes: some 20 ms of work."""
+
+FAILED = 4
+"""So many turns does it cost if what had one fails: handshakes of strangers do, and may take long."""
+OWED_MAX = 16
+"""So many turns at most pass because of that."""
 
 
 async def accepted(
@@ -72,39 +77,87 @@ class Pace:
     """Lets few go on in each turn of the loop: what they do next takes long, as the beginning of TLS does.
 
     Whoever has a certificate signs at each handshake, and whoever asks for one need not do anything for it: hundreds
-    that come together would keep the loop from everything else meanwhile.
+    that come together would keep the loop from everything else meanwhile. Nor do they keep others waiting: networks
+    take turns, so that whoever comes from another one than a crowd goes on at once. What a stranger sends next may take
+    the loop much longer than that beginning; so few of a network are under way, and each that fails takes the place of
+    several.
     """
 
-    def __init__(self, of_turn: int) -> None:
-        """Lets ``of_turn`` go on in a turn, in the order in which they have come."""
+    def __init__(self, of_turn: int, of_network: int | None = None) -> None:
+        """Lets ``of_turn`` go on in a turn, those of one network in the order in which they have come.
+
+        Args:
+            of_turn: See above.
+            of_network: How many of one network may be under way, where what fails takes long; None for any number.
+        """
         self._of_turn = of_turn
+        self._of_network = of_network
         self._gone_on = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._under_way: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """Those that wait for a turn, by network; the network whose turn is next comes first."""
+        self._held: dict[str, deque[asyncio.Future[None]]] = {}
+        """Those of networks that have too many under way."""
         self._turns = False
 
-    async def turn(self) -> None:
-        """Waits until it is one's turn."""
+    async def turn(self, network: str) -> None:
+        """Waits until it is one's turn; ``network`` is where one comes from. Then ``over`` must be called."""
         loop = asyncio.get_running_loop()
+        self._go_on(loop)
+        has_room = self._has_room(network)
+        if self._gone_on < self._of_turn and not self._waiting and has_room:
+            self._begin(network)
+            return
+        mine = loop.create_future()
+        lines = self._waiting if has_room or network in self._waiting else self._held
+        lines.setdefault(network, deque()).append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled():  # It was given up just as its turn came.
+                self.over(network)
+            raise
+
+    def over(self, network: str, *, failed: bool = False) -> None:
+        """What had its turn has ended, well or not."""
+        self._under_way[network] -= 1
+        if not self._under_way[network]:
+            del self._under_way[network]
+        if failed and self._of_network is not None:
+            self._gone_on = min(self._gone_on + FAILED * self._of_turn, OWED_MAX * self._of_turn)
+        if network in self._held:
+            self._waiting[network] = self._held.pop(network)
+        self._go_on(asyncio.get_running_loop())
+
+    def _has_room(self, network: str) -> bool:
+        return self._of_network is None or self._under_way[network] < self._of_network
+
+    def _begin(self, network: str) -> None:
+        self._gone_on += 1
+        self._under_way[network] += 1
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._turns:
             self._turns = True
             loop.call_soon(self._next, loop)
-        if self._gone_on < self._of_turn and not self._waiting:
-            self._gone_on += 1
-            return
-        mine = loop.create_future()
-        self._waiting.append(mine)
-        await mine
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._gone_on = 0
+        self._gone_on = max(0, self._gone_on - self._of_turn)
         while self._waiting and self._gone_on < self._of_turn:
-            first = self._waiting.popleft()
+            network = next(iter(self._waiting))
+            line = self._waiting.pop(network)
+            if not self._has_room(network):
+                self._held[network] = line
+                continue
+            first = line.popleft()
+            if line:
+                self._waiting[network] = line  # Behind all others.
             if not first.done():  # It was given up.
                 first.set_result(None)
-                self._gone_on += 1
-        self._turns = bool(self._gone_on)
-        if self._turns:
-            loop.call_soon(self._next, loop)
+                self._begin(network)
+        self._turns = False
+        if self._gone_on or self._waiting:
+            self._go_on(loop)
 
 
 def raise_error(accepting: asyncio.Task[Any]) -> None:

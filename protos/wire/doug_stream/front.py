@@ -13,7 +13,7 @@ Invariants:
     1. A connection that does not say in time what it is, is closed. ``connections_max`` bounds how many there are, and
        no address has more than three quarters of them.
     2. Whatever is not clearly for the own server is not.
-    3. A crowd of handshakes leaves others each turn of the loop.
+    3. A crowd of handshakes leaves others each turn of the loop, and those of other networks their turns among it.
 
 Must not know methods. Source: RFC 9113, 3.4 and 6.5.2; RFC 8446, 4.1.2; RFC 7301, 3.1.
 """
@@ -34,13 +34,15 @@ from doug_stream.codes import PREFACE, Setting
 from doug_stream.endpoint import address_text
 from doug_stream.frames import HEAD, HEAD_BYTES, SETTING
 from doug_stream.handing import hand_over
-from doug_stream.server import Server
+from doug_stream.server import Server, ServerEndpoint
 from doug_wire.networks import network_of
 
 _DECIDE_S = 10.0
 """How long a client may take to say what it is, and for the handshake behind it."""
 _HANDSHAKES_OF_TURN = 4
 """How many handshakes the own server begins in a turn of the loop: some milliseconds, for Raft shares it."""
+_HANDSHAKES_OF_NETWORK = 16
+"""How many of one address, or network of IPv6, are under way: each may take the loop some 20 ms when it ends."""
 _ACCEPTED_OF_TURN = 64
 """How many connections it accepts in a turn, all of which it looks at in the next one."""
 _BACKLOG = 512
@@ -82,7 +84,7 @@ class Front:
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._deciding: set[asyncio.Task[None]] = set()
-        self._pace = Pace(_HANDSHAKES_OF_TURN)
+        self._pace = Pace(_HANDSHAKES_OF_TURN, _HANDSHAKES_OF_NETWORK)
         self._pipes: set[_Pipe] = set()
         self._of_network: dict[str, int] = {}
         self._callers: dict[int, str] = {}
@@ -137,14 +139,15 @@ class Front:
                 self._take(client, peer[0])
 
     def _take(self, client: socket.socket, host: str) -> None:
-        over = self._begin(network_of(host))
+        network = network_of(host)
+        over = self._begin(network)
         if over is None:
             client.close()
             return
         client.setblocking(False)
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.create_task(self._hand_over(client, over))
+        task = asyncio.create_task(self._hand_over(client, network, over))
         self._deciding.add(task)
         task.add_done_callback(self._deciding.discard)
 
@@ -173,7 +176,7 @@ class Front:
         if not self._of_network[network]:
             del self._of_network[network]
 
-    async def _hand_over(self, client: socket.socket, over: Callable[[], None]) -> None:
+    async def _hand_over(self, client: socket.socket, network: str, over: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         handed = goes_on = False
         try:
@@ -183,13 +186,10 @@ class Front:
                 if own is None:
                     return
                 if own and self._context is not None:
-                    await self._pace.turn()
+                    await self._pace.turn(network)
                 handed = True
                 if own:
-                    context = None if self._context is None else self._context()
-                    endpoint = await hand_over(
-                        lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
-                    )
+                    endpoint = await self._serve(loop, client, network)
                     endpoint.closed.add_done_callback(lambda _: over())
                 else:
                     await self._join(loop, client, over)
@@ -202,6 +202,20 @@ class Front:
                 over()
             if not handed:
                 client.close()
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, client: socket.socket, network: str) -> ServerEndpoint:
+        """Has the own server serve a client. Requires: under TLS, its turn has come."""
+        if self._context is None:
+            return await hand_over(lambda make: loop.connect_accepted_socket(make, client), self._server.endpoint)
+        context, failed = self._context(), True
+        try:
+            endpoint = await hand_over(
+                lambda make: loop.connect_accepted_socket(make, client, ssl=context), self._server.endpoint
+            )
+            failed = False
+            return endpoint
+        finally:
+            self._pace.over(network, failed=failed)
 
     async def _join(self, loop: asyncio.AbstractEventLoop, client: socket.socket, over: Callable[[], None]) -> None:
         near, far = _Pipe(self._pipes), _Pipe(self._pipes)

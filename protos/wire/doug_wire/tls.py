@@ -28,6 +28,7 @@ import grpc
 import grpc.aio
 
 from doug_stream.client import ALPN, offer_alpn
+from doug_wire.greetings import ServerContext
 
 NAME_OPTION = "grpc.ssl_target_name_override"
 
@@ -252,6 +253,8 @@ class Certificates:
         context = _server_context()
         stream, dialling = _server_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         stream.verify_mode = ssl.CERT_REQUIRED
+        # Nodes and facades show certificates such as this one: with the names of all shards it may be long.
+        stream.greeting_bytes_max += 2 * len(read.certificate)
         stream.set_alpn_protocols([ALPN])
         dialling.minimum_version = ssl.TLSVersion.TLSv1_2
         offer_alpn(dialling)
@@ -280,8 +283,8 @@ class Certificates:
         return read, context, stream, dialling
 
 
-def _server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _server_context() -> ServerContext:
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context

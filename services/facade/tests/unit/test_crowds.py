@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from connection_under_test import GET, SETTINGS, Connection
 
-from facade.app.crowds import ALONE_MAX, BEGUN_MAX, FEW, LONG, SMALL_BYTES, URGENT_MAX, Crowd, Crowds
+from facade.app.crowds import ALONE_MAX, BEGUN_MAX, FEW, LONG, URGENT_MAX, Crowd, Crowds
 from facade.app.front import Front
 from facade.app.hot import HotLane
+from facade.app.progress import SMALL_BYTES
 from facade.client.metrics import Metrics
 from facade.errors import NotAppliedError
 
@@ -167,6 +168,32 @@ async def test_who_waits_for_a_turn_is_neither_late_nor_idle() -> None:
     assert last.transport.reading
 
 
+async def test_of_what_goes_the_long_way_fewer_connections_begin_no_more_than_a_crowd_of_the_short_one() -> None:
+    """250 connections that sent many such requests at once had everybody else wait for all of them in each turn."""
+    front, few = crowded(BEGUN_MAX + 50)
+    polite = Connection(front, POLITE)
+    for _ in range(2):
+        for each in few:
+            each.protocol.data_received(3 * GET)
+    assert sum(each.protocol._current is not None for each in few) == BEGUN_MAX
+    few[-1].protocol.data_received(GET)
+    polite.protocol.data_received(GET)
+    assert polite.protocol._current is not None
+    most = 0
+    async with asyncio.timeout(60):
+        while any(len(each.seen) < 6 for each in few):
+            begun = sum(len(each.begun) for each in few)
+            await asyncio.sleep(0)
+            most = max(most, sum(len(each.begun) for each in few) - begun)
+    assert most <= BEGUN_MAX
+    alone = Front(SETTINGS, Metrics())
+    crowd = [Connection(alone, CROWD) for _ in range(BEGUN_MAX + 50)]
+    for each in crowd:
+        each.protocol.data_received(GET)
+    assert all(each.protocol._current is not None for each in crowd)
+    await answered(few + crowd)
+
+
 async def test_who_leaves_while_waiting_is_not_served() -> None:
     front, crowd = crowded()
     for each in crowd:
@@ -201,11 +228,27 @@ async def test_large_beginnings_that_wait_have_a_bound() -> None:
     assert front.arriving.held == 3 * len(large)
     one_more = crowd[-1]
     one_more.protocol.data_received(large)
-    assert one_more.protocol._current is not None, "there is no room to wait: it is judged at once"
+    assert one_more.statuses == [503]
+    assert not one_more.begun, "it was others' turn: whoever fills the room does not go before them"
     await answered(crowd)
     assert [each.statuses for each in waiting] == [[200], [200], [200]]
-    assert one_more.statuses == [503], "and refused"
+    assert not one_more.begun
     assert front.arriving.held == 0
+
+
+async def test_a_probe_that_comes_in_pieces_goes_before_too() -> None:
+    _, crowd = crowded(FEW + 100)
+    for each in crowd[1:]:
+        each.protocol.data_received(GET)
+    probe = crowd[0]
+    probe.protocol.data_received(b"GET /liv")
+    assert probe.protocol._waits
+    probe.protocol.data_received(b"ez HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert probe.protocol._current is not None
+    await probe.settle()
+    assert probe.statuses == [200] and any(each.protocol._waits for each in crowd)
+    await answered(crowd)
+    assert all(each.statuses == [200] for each in crowd)
 
 
 async def test_a_body_that_arrives_waits_for_no_turn() -> None:
@@ -248,8 +291,8 @@ async def test_what_is_parsed_behind_a_request_counts_though_it_begins_later() -
     for each in crowd:
         each.protocol._lane = lane
         each.protocol.data_received(GET * BEGUN_MAX)
-    assert sum(each.protocol._current is not None for each in crowd) == 1
-    assert sum(len(each.protocol._later) for each in crowd) == BEGUN_MAX - 1
+    assert sum(each.protocol._current is not None for each in crowd) == BEGUN_MAX // 2
+    assert sum(len(each.protocol._later) for each in crowd) == BEGUN_MAX // 2
 
 
 async def test_bodies_that_end_together_begin_in_turn() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from facade.app.quotas import Quotas
 from facade.client.modes import Kind
 from facade.client.operation import Load, Operation
-from facade.client.turns import REMEMBERED, RESERVE, SHARE_MIN, Turns
+from facade.client.turns import REMEMBERED, REMEMBERED_EACH, RESERVE, SHARE_MIN, Turns
 from facade.errors import TooManyRequestsError
 from facade.settings import Settings
 
@@ -160,13 +160,32 @@ def test_who_is_alone_again_has_the_whole_window_after_a_while() -> None:
     shard.queue.remove(polite)
     shard.end(polite)
     assert shard.turns.waiting == 100, "the other one may ask again"
-    for _ in range(REMEMBERED - 1):
+    for _ in range(REMEMBERED_EACH - 1):
         shard.ask("greedy")
         shard.work()
     assert shard.turns.waiting > 0
     shard.ask("greedy")
     shard.work()
     assert shard.turns.waiting == 0 and not shard.turns._answered
+
+
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_who_asks_for_little_keeps_others_at_small_batches_for_little(most: int) -> None:
+    """One request in a thousand of the others' had these in small batches all the time."""
+    shard = Shard(window=256)
+    for _ in range(400):
+        shard.ask("greedy")
+    for _ in range(most):
+        shard.ask("little")
+    for _ in range(100):
+        shard.ask("greedy")
+    while "little" in shard.turns._clients:
+        shard.work()
+    ended = shard.turns._ended
+    while shard.turns._answered:
+        shard.ask("greedy")
+        shard.work()
+    assert shard.turns._ended - ended == min(REMEMBERED, REMEMBERED_EACH * most)
 
 
 def test_two_who_ask_again_and_again_do_not_make_each_other_wait() -> None:
@@ -188,7 +207,7 @@ def test_few_are_remembered_and_each_once(steps: list[tuple[int, int]]) -> None:
         for _ in range(works):
             shard.work()
         turns = shard.turns
-        assert len(turns._answered) <= REMEMBERED and turns._answered.keys().isdisjoint(turns._clients)
+        assert len(turns._answered) <= 2 * REMEMBERED and turns._answered.keys().isdisjoint(turns._clients)
         assert turns._most == sum(client.most for client in turns._clients.values())
         assert turns._inside_answered == sum(most for _, most in turns._answered.values())
 

@@ -20,7 +20,7 @@ from raft_node.rpc.raft import service as service_module
 from raft_node.rpc.raft.peers import LocalMember, Peers
 from raft_node.rpc.raft.refusals import LINES_BURST, REASON_CHARACTERS_MAX
 from raft_node.rpc.raft.service import Attached, RaftService
-from raft_node.rpc.raft.vouching import ASKING_MAX, REMEMBERED_MAX, Vouching
+from raft_node.rpc.raft.vouching import ASKING_MAX, ASKING_OF_ONE, REMEMBERED_MAX, Vouching
 
 A, B, C = NodeId("a", 1), NodeId("b", 2), NodeId("c", 3)
 LEADER = NodeId("d", 4)
@@ -137,9 +137,24 @@ async def test_whoever_is_refused_again_and_again_keeps_no_leader_out() -> None:
     shard.may_answer.set()
     assert await leader
     assert not any(await asyncio.gather(*strangers))
-    assert len(shard.asked) == 2 + 2, "about one of them, and the leader"
+    assert len(shard.asked) == 2 * ASKING_OF_ONE + 2, "about some of them, and the leader"
     assert not await shard.vouching.is_member(NodeId("x1", 99), names)
-    assert len(shard.asked) == 6, "and about the next one, once there is an answer"
+    assert len(shard.asked) == 2 * ASKING_OF_ONE + 4, "and about the next one, once there is an answer"
+
+
+async def test_a_removed_member_keeps_no_leader_out_that_shows_the_same_certificate() -> None:
+    """All pods of a shard may have one certificate, and so may one that was a member and does not know better."""
+    shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
+    shard.may_answer.clear()
+    names, removed = {"*.dougdb-s0"}, NodeId("e", 5)
+    tries = [asyncio.create_task(shard.vouching.is_member(removed, names)) for _ in range(20)]
+    await asyncio.sleep(0)
+    leader = asyncio.create_task(shard.vouching.is_member(LEADER, names))
+    await asyncio.sleep(0)
+    shard.may_answer.set()
+    assert await leader
+    assert not any(await asyncio.gather(*tries))
+    assert len(shard.asked) == 2 + 2
 
 
 class Refused(Exception):  # noqa: N818 - what gRPC's abort does

@@ -7,7 +7,8 @@ unparsed, and the connections begin in later turns, in the order in which they a
 
 Must not know sockets, and of HTTP only the first line. Invariants:
 
-1. A network with few connections never waits here.
+1. A network with few connections waits here for nothing but to begin more than ``BEGUN_MAX`` requests that go the long
+   way, and never with so few connections.
 2. What waits begins in the order in which it came; only a few probes and short requests of operators go before.
 3. Nothing is kept of a network without connections.
 
@@ -23,19 +24,16 @@ from typing import Protocol
 from facade.app import reserve
 
 FEW = 256
-"""So many connections of one network begin whatever they like."""
+"""So many connections of one network begin whatever they like of what goes the short way."""
 BEGUN_MAX = 64
-"""How many requests a larger crowd begins in a turn beside other networks. They take some five milliseconds."""
+"""How many requests a larger crowd begins in a turn beside other networks. They take some five milliseconds. A smaller
+one begins so many of those that go the long way."""
 ALONE_MAX = 1024
 """How many it begins in a turn while no other network has a connection: short turns cost more for each request."""
 LONG = 8
 """A request that goes the long way, through the application, counts as so many that go the short one."""
-SLICE_BYTES = 16 << 10
-"""The bytes that are parsed at once, so that few requests are parsed before the first is answered."""
 UNPARSED_BYTES_MAX = 64 << 10
 """From so many bytes on that wait unparsed, a connection is read no more."""
-SMALL_BYTES = 4 << 10
-"""Beginnings of requests so small wait without counting as bodies that are arriving."""
 URGENT_MAX = 16
 """How many probes and short requests of operators a crowd's network begins in a turn besides."""
 
@@ -87,10 +85,16 @@ class Crowd:
         if self._begun < self._most and not self.waiting:
             self._begun += 1
             return True
+        if self.hurries(data):
+            return True
+        self.waiting.append(member)
+        return False
+
+    def hurries(self, data: bytes) -> bool:
+        """Whether bytes begin a request that goes before others, also one that waits, since they came in pieces."""
         if self._urgent < URGENT_MAX and reserve.begins_with_served(data):
             self._urgent += 1
             return True
-        self.waiting.append(member)
         return False
 
     def went_long(self) -> None:

@@ -20,10 +20,11 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from doug_wire.networks import network_of
+from facade.app import heads
 from facade.app.front import Front, too_much_unread
 from facade.app.outgoing import HIGH_WATER_BYTES
 from facade.client.receipts import SERVER_TIMING
-from facade.errors import NotAppliedError, OutcomeUnknownError, ProblemError
+from facade.errors import BadRequestError, NotAppliedError, OutcomeUnknownError, ProblemError
 from facade.routes import problem
 from facade.routes.body import DisconnectedError
 from facade.routes.raw import REQUEST_ID, SCOPE_EXCHANGE, request_id, request_id_of
@@ -266,6 +267,24 @@ class Target(NamedTuple):
             "headers": connection.headers,
             "state": state,
         }
+
+
+def wrong_with(scope: Message, host: bytes | None, front: Front, *, guest: bool) -> ProblemError | None:
+    """Why a request is refused whose head shows where it ends, or for which there is no room; None if it is not.
+
+    Args:
+        scope: The request.
+        host: The host that its target names, if it does.
+        front: What all connections share.
+        guest: Whether its connection is beyond the limit.
+    """
+    try:
+        heads.check(scope["http_version"], scope["headers"])
+        hosts = [*heads.hosts_of(scope["headers"]), *(() if host is None else (host,))]
+        front.check(scope, hosts, guest=guest)
+    except (BadRequestError, NotAppliedError) as error:
+        return error
+    return None
 
 
 def _stopped(method: str) -> ProblemError:

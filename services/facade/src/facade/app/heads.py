@@ -15,6 +15,8 @@ from facade.errors import BadRequestError
 Header = tuple[bytes, bytes]
 
 HEAD_BYTES_MAX = 32 << 10
+FIELDS_MAX = 256
+"""How many headers a request may have: each takes a hundred bytes of memory beside its own, which may be few."""
 LINE_BYTES = 4
 """The bytes that a header has beside its name and value: a colon, a space, and the end of the line."""
 
@@ -28,7 +30,7 @@ def _error(code: str, detail: str, status: int = 400) -> Callable[[], BadRequest
 
 late = _error("head_timeout", "The head of the request did not arrive in time.", status=408)
 slow_body = _error("body_timeout", "The body arrived too slowly.", status=408)
-large = _error("head_too_large", f"The head of the request exceeds {HEAD_BYTES_MAX} bytes.", status=431)
+large = _error("head_too_large", f"The head exceeds {HEAD_BYTES_MAX} bytes or {FIELDS_MAX} headers.", status=431)
 malformed = _error("bad_request", "This is not well-formed HTTP/1.1; paths are percent-encoded ASCII.")
 bad_version = _error("bad_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", status=505)
 bad_coding = _error("not_implemented", "The only transfer coding that is known here is chunked.", status=501)

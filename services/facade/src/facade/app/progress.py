@@ -19,6 +19,8 @@ PIECE_BYTES = 16
 """The size below which a piece of a body is no line of anything, and takes much longer than its bytes."""
 PIECES_BURST, PIECES_PER_S = 4096, 1000.0
 """How many such pieces of one connection may come at once, and each second."""
+SMALL_BYTES = 4 << 10
+"""So many bytes of one connection may wait unparsed without being counted: the connection itself takes more."""
 
 
 class Progress:
@@ -93,9 +95,9 @@ class Account:
 
 
 class Bodies:
-    """The bodies of one connection that are arriving, one after the other."""
+    """The bodies of one connection that are arriving, one after the other, and what has come behind them."""
 
-    __slots__ = ("_account", "_address", "_held", "_moved", "_pieces", "_progress")
+    __slots__ = ("_account", "_address", "_aside", "_held", "_moved", "_pieces", "_progress")
 
     def __init__(self, account: Account, address: str) -> None:
         """Begins without any; ``account`` counts those of all connections, and ``address`` is this one's."""
@@ -103,20 +105,22 @@ class Bodies:
         self._address = address
         self._progress = Progress()
         self._pieces: Bucket | None = None
-        self._moved = self._held = 0
+        self._moved = self._held = self._aside = 0
 
-    def has_room(self, size: int = 0) -> bool:
-        """Whether there is room for so many bytes more."""
-        return not self._account.full_for(self._address, size)
+    def put_aside(self, size: int) -> None:
+        """Counts the bytes that now wait unparsed, if they are many: those of all connections together are too.
 
-    def count(self, size: int) -> None:
-        """Counts bytes that have arrived: those that are only announced hold no room."""
-        self._moved += size
-        self._held += size
-        self._account.add(self._address, size)
+        Raises:
+            NotAppliedError: There is no room for them.
+        """
+        aside = size if size > SMALL_BYTES else 0
+        more, self._aside = aside - self._aside, aside
+        if more:
+            self._account.add(self._address, more)
+            self._check_room(more)
 
     def hold(self, size: int, now_s: float) -> None:
-        """Counts a piece of a body that has arrived.
+        """Counts a piece of a body that has arrived: those that are only announced hold no room.
 
         Raises:
             NotAppliedError: There is no room for it.
@@ -127,15 +131,25 @@ class Bodies:
                 self._pieces = Bucket(PIECES_BURST, PIECES_PER_S)
             if not self._pieces.take(now_s):
                 raise BadRequestError("bad_request", "The body comes in too many small chunks.")
-        self.count(size)
-        if not self.has_room():
+        self._moved += size
+        self._held += size
+        self._account.add(self._address, size)
+        self._check_room(size)
+
+    def _check_room(self, more: int) -> None:
+        if more > 0 and self._account.full_for(self._address):
             self._account.refused += 1
             raise NotAppliedError("overloaded", "Too many bodies are being received.")
 
     def release(self) -> None:
-        """Counts what has arrived no more."""
+        """Counts what has arrived of a body no more."""
         self._account.add(self._address, -self._held)
         self._held = 0
+
+    def end(self) -> None:
+        """Counts nothing more: the connection is gone."""
+        self.release()
+        self.put_aside(0)
 
     def begin(self, now_s: float) -> None:
         """Begins to wait for bytes."""

@@ -28,15 +28,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from doug_wire.networks import network_of
 from doug_wire.pipe import ResultRecord
 from facade.app import certificates, heads, reserve
-from facade.app.crowds import SLICE_BYTES, SMALL_BYTES, UNPARSED_BYTES_MAX
-from facade.app.exchange import App, Exchange, Target, last_word, refusal
+from facade.app.crowds import BEGUN_MAX, UNPARSED_BYTES_MAX
+from facade.app.exchange import App, Exchange, Target, last_word, refusal, wrong_with
 from facade.app.front import Front
 from facade.app.gate import SCOPE_CERTIFICATE
 from facade.app.hot import HotLane, HotRequest, of_future
 from facade.app.outgoing import Outgoing
 from facade.app.plain import LastHead, PlainHead
 from facade.app.progress import Bodies
-from facade.errors import BadRequestError, NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
+from facade.app.slices import slice_end
+from facade.errors import NotAppliedError, ProblemError, TooManyRequestsError, UnexpectedError
 
 log = structlog.get_logger()
 
@@ -61,15 +62,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._begun = self._turn = self._head_bytes = self._head_fed = 0
         self._in_head = self._ended = self._is_guest = self._waits = False
         self._lingers_since_s: float | None = None
-        self._unparsed = b""
         self._receiving: Exchange | None = None
         self._current: Exchange | HotRequest | None = None
         self._later: deque[tuple[Exchange, App] | HotRequest] = deque()
         self._last_word: ProblemError | None = None
         self._bodies: Bodies
         self._outgoing: Outgoing
-        self._certificate = certificates.NONE
-        self._address = self._network = ""
+        self._certificate, self._address, self._network, self._unparsed = certificates.NONE, "", "", b""
         self._head_timeout_s = front.head_timeout_s
 
     # The connection.
@@ -109,7 +108,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._lane.leave(exchange)
         self._current = None
         self.resume_writing()
-        self._bodies.release()
+        self._bodies.end()
         self.parser = None  # type: ignore[assignment]  # It holds the connection, as the connection holds it.
         if exc is None:
             self.transport.close()
@@ -207,8 +206,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._ended:
             return
         if self._later or self._unparsed:
-            self._unparsed += data
-            if self._waits or len(self._unparsed) > UNPARSED_BYTES_MAX:
+            self._put_aside(self._unparsed + data)
+            if self._waits and self._crowd.hurries(self._unparsed):
+                self.take_turn()
+            elif self._waits or len(self._unparsed) > UNPARSED_BYTES_MAX:
                 self.flow.pause_reading()
         elif not self._crowd.is_large or not self._must_wait(data):
             self._parse(data)
@@ -217,19 +218,26 @@ class LimitedProtocol(HttpToolsProtocol):
         """Puts the beginning of a request aside while it is others' turn; returns whether it did."""
         if self._receiving is not None or self._hot is not None:
             return False  # It is no beginning.
-        if (len(data) > SMALL_BYTES and not self._bodies.has_room(len(data))) or self._crowd.take(self, data):
+        if self._crowd.take(self, data):
             self._turn = self._crowd.turns
-            return False  # There is no room to wait, or no need.
-        self._unparsed, self._waits = data, True
-        if len(data) > SMALL_BYTES:
-            self._bodies.count(len(data))
+            return False
+        self._put_aside(data)
+        self._waits = not self._ended
         return True
+
+    def _put_aside(self, data: bytes) -> None:
+        """Has bytes wait unparsed, if there is room for them."""
+        try:
+            self._bodies.put_aside(len(data))
+            self._unparsed = data
+        except NotAppliedError as error:
+            self._break_off(error)
 
     def take_turn(self) -> None:
         """See ``facade.app.crowds.Member``."""
         waited, self._waits = self._waits, False
         if waited and self._receiving is None and self._hot is None:
-            self._bodies.release()  # What was put aside. Otherwise a body is arriving.
+            self._bodies.release()  # Of the request that waits. Otherwise a body is arriving.
         if waited and self._current is None and not self.is_closing():
             self._go_on()
 
@@ -251,7 +259,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         at = 0
         while at < len(data) and not self._ended:
-            piece = data[at : at + SLICE_BYTES]
+            piece = data[at : slice_end(data, at, in_body=self._receiving is not None or self._hot is not None)]
             at += len(piece)
             in_head = self._in_head
             try:
@@ -265,8 +273,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._head_fed = self._head_fed + len(piece) if in_head else 0
                 if max(self._head_bytes, self._head_fed) > heads.HEAD_BYTES_MAX:
                     self._break_off(heads.large())
-            if self._later and at < len(data):
-                self._unparsed = data[at:]
+            if self._later and at < len(data) and not self._ended:
+                self._put_aside(data[at:])
                 return
 
     def _ignore_upgrade(self) -> bytes:
@@ -304,10 +312,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header, and counts its bytes. Trailers are no headers: the request is being answered by then."""
         self._head_bytes += len(name) + len(value) + heads.LINE_BYTES
-        if self._head_bytes > heads.HEAD_BYTES_MAX:
-            raise heads.large()
         if self._in_head:
             self.headers.append((name.lower(), value))
+        if self._head_bytes > heads.HEAD_BYTES_MAX or len(self.headers) > heads.FIELDS_MAX:
+            raise heads.large()
 
     def on_headers_complete(self) -> None:
         """Takes a request whose head is complete, and has it answered, now or in its turn."""
@@ -329,29 +337,19 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._crowd.is_large:
             self._crowd.went_long()
         heads.check_framing(version, self.headers)
-        error = self._make_scope(version)
+        target = Target.of(self.url)
+        scope: Any = target.scope(self, version, {SCOPE_CERTIFICATE: self._certificate})
+        self.scope = scope  # uvicorn's types of scopes are narrower.
+        error = wrong_with(scope, target.host, self._front, guest=self._is_guest)
         app: App = self.app if error is None else refusal(error)
         keep_alive = version != "1.0" and self.parser.should_keep_alive() and not self._is_guest
         self._bodies.begin(self.loop.time())
         exchange = self._receiving = self.cycle = Exchange.of(self, self._front, keep_alive=keep_alive)
-        if self._begins():
+        if self._begins(b"%b %b " % (self.parser.get_method(), self.url)):
             self._start(exchange, app)
         else:
             self.flow.pause_reading()
             self._later.append((exchange, app))
-
-    def _make_scope(self, version: str) -> ProblemError | None:
-        """Makes an ASGI scope of the head; returns the error if the head is wrong, or there is no room for it."""
-        target = Target.of(self.url)
-        self.scope = target.scope(self, version, {SCOPE_CERTIFICATE: self._certificate})  # type: ignore[assignment]
-        try:
-            heads.check(version, self.headers)
-            hosts = [*heads.hosts_of(self.headers), *(() if target.host is None else (target.host,))]
-            scope: Any = self.scope  # uvicorn's types of scopes are narrower.
-            self._front.check(scope, hosts, guest=self._is_guest)
-        except (BadRequestError, NotAppliedError) as error:
-            return error
-        return None
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of a body; drops it if the request is answered already."""
@@ -441,19 +439,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self._current = None
         if self.is_closing() or self._waits:
             return
-        if not (self._later or self._unparsed) or self._begins():
+        line = b" " if self._later and isinstance(self._later[0], tuple) else b""
+        if not (self._later or self._unparsed) or self._begins(line):
             self._go_on()
 
-    def _begins(self) -> bool:
-        """Whether the next request begins now; otherwise an earlier one is under way, or it is others' turn."""
+    def _begins(self, line: bytes = b"") -> bool:
+        """Whether the next request, with this line if it goes the long way, begins now; else it is others' turn."""
         if self._current is not None or self._waits:
             return False
         has_turn, self._turn = self._turn == self._crowd.turns, 0
-        self._waits = self._crowd.is_large and not has_turn and not self._crowd.take(self, b"")
+        counts = self._crowd.is_large or (line and self._crowd.connections > BEGUN_MAX)
+        self._waits = bool(counts) and not has_turn and not self._crowd.take(self, line)
         return not self._waits
 
     def _go_on(self) -> None:
-        self._turn = self._crowd.turns if self._unparsed and not self._later else 0
+        self._turn = self._crowd.turns if self._crowd.is_large and self._unparsed and not self._later else 0
         first = self._later.popleft() if self._later else None
         if isinstance(first, HotRequest):
             self._start_hot(first)
@@ -467,6 +467,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         unparsed, self._unparsed = self._unparsed, b""
         if unparsed:
+            self._bodies.put_aside(0)
             self._parse(unparsed)
         if self._current is None:
             now_s = self.loop.time()
@@ -481,9 +482,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Reads no more, tells the client why when it is the request's turn, and ends the connection."""
         if self._ended:
             return
-        self._ended = True
-        self.head_since_s = None
-        self._last_word = error
+        self._ended, self._unparsed = True, b""
+        self._bodies.put_aside(0)
+        self.head_since_s, self._last_word = None, error
         exchange = self._receiving
         if exchange is not None and not exchange.response_complete:
             self._bodies.release()
@@ -494,7 +495,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._say_last_word()
 
     def _say_last_word(self) -> None:
-        error = self._last_word
-        assert error is not None
-        self.write(last_word(error, self.server_state.default_headers))
+        assert self._last_word is not None
+        self.write(last_word(self._last_word, self.server_state.default_headers))
         self.close()

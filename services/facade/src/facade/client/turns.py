@@ -15,7 +15,8 @@ Must not know HTTP, or what operations do. Invariants:
 
 1. Whoever holds less than their share of the window, and less than ``BESIDE_MIN``, never waits here.
 2. Whoever waits is let in when what is under way ends, oldest line first; nobody waits once they are alone.
-3. Nothing is kept of a client that has nothing under way, and that ``REMEMBERED`` operations have outlived.
+3. Nothing is kept of a client that has nothing under way, and that ``REMEMBERED`` operations have outlived, but for the
+   moment until it is looked at.
 
 Source: A. Demers et al., Analysis and simulation of a fair queueing algorithm, 1989; docs/operations.md.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from facade.errors import TooManyRequestsError
@@ -40,8 +42,9 @@ BESIDE_MIN = 32
 FEW = 16
 BESIDE_FEW_MIN = 64
 """So many anybody may have beside others that have had fewer than ``FEW`` at a time on average."""
-REMEMBERED = 1024
-"""A client that has been answered counts for as many further operations as one that asks: it may ask again."""
+REMEMBERED, REMEMBERED_EACH = 1024, 64
+"""A client that has been answered counts for so many further operations as one that asks, since it may ask again; and
+for no more than ``REMEMBERED_EACH`` for each that it had in the window: others have smaller batches meanwhile."""
 RESERVE = 1 / 8
 """The part of a shard's room that exists beyond it, for clients that come while one client has all of it."""
 
@@ -98,7 +101,8 @@ class Turns:
         self._inside = 0
         self._ended = 0
         self._answered: dict[str, tuple[int, int]] = {}
-        """Clients that have nothing under way any more: how many operations had ended then, and their ``most``."""
+        """Clients that have nothing under way any more: how many operations have ended when they are forgotten, and
+        their ``most``; those first that were not looked at for longest."""
         self._inside_answered = 0
         self._most = 0
         """The sum of the ``most`` of all clients that have something under way."""
@@ -184,13 +188,20 @@ class Turns:
             self._most -= client.most
             client.line.clear()
             if self._clients or self._answered:
-                self._answered[client.name] = self._ended, client.most
+                until = self._ended + min(REMEMBERED, REMEMBERED_EACH * client.most)
+                self._answered[client.name] = until, client.most
                 self._inside_answered += client.most
         if self._answered:
-            oldest = next(iter(self._answered))
-            if self._answered[oldest][0] <= self._ended - REMEMBERED:
-                self._forget(oldest)
+            self._look_at_answered()
         return self._next(client) if self._waiting else []
+
+    def _look_at_answered(self) -> None:
+        """Forgets of two clients that were answered those who have been remembered for long enough."""
+        for name in tuple(islice(self._answered, 2)):
+            if self._answered[name][0] <= self._ended:
+                self._forget(name)
+            else:
+                self._answered[name] = self._answered.pop(name)
 
     def _forget(self, name: str) -> None:
         """Counts a client that was answered no more."""

@@ -9,8 +9,9 @@ Invariants:
 1. Whoever is in no configuration of this node gets in only by the word of a member other than itself. Its own word, at
    the address that this node knows for it, counts only where there is nobody else to ask.
 2. A node without members, and without anybody to ask, believes its first leader: it has nothing to lose.
-3. Askings at a time and what is remembered are bounded, whoever sends; one certificate has one of them, so that nobody
-   who is refused again and again keeps out a leader that is to be asked about.
+3. Askings at a time and what is remembered are bounded, whoever sends; one certificate has half of them, and one sender
+   one, so that nobody who is refused again and again keeps out a leader that is to be asked about, though they share a
+   certificate, as the pods of a shard may with a member that was removed.
 
 Source: docs/raft.md, deviation 37.
 """
@@ -27,6 +28,8 @@ from raft_node.raft.types import NO_MEMBERS, Configuration, NodeId
 Ask = Callable[[str, NodeId], Awaitable[pb.IdentifyResponse | None]]
 
 ASKING_MAX = 4
+ASKING_OF_ONE = ASKING_MAX // 2
+"""How many of them may be about senders that show one certificate."""
 REMEMBERED_MAX = 64
 
 
@@ -58,8 +61,8 @@ class Vouching:
         self._configurations = configurations
         self._addresses = addresses
         self._ask = ask
-        self._asking: set[frozenset[str]] = set()
-        """The names in the certificates of those about whom the others are being asked."""
+        self._asking: dict[NodeId, frozenset[str]] = {}
+        """Those about whom the others are being asked, each with the names in its certificate."""
         self._vouched: set[NodeId] = set()
         self._as_of = NO_MEMBERS
 
@@ -85,13 +88,14 @@ class Vouching:
         if not asked:
             return current == NO_MEMBERS
         certificate = frozenset(names)
-        if certificate in self._asking or len(self._asking) >= ASKING_MAX:
+        of_one = sum(each == certificate for each in self._asking.values())
+        if sender in self._asking or of_one >= ASKING_OF_ONE or len(self._asking) >= ASKING_MAX:
             return False  # The sender asks again.
-        self._asking.add(certificate)
+        self._asking[sender] = certificate
         try:
             answers = await asyncio.gather(*(self._ask(address, sender) for address in asked))
         finally:
-            self._asking.discard(certificate)
+            del self._asking[sender]
         if not any(self._vouches(answer) for answer in answers):
             return False
         if len(self._vouched) >= REMEMBERED_MAX:
