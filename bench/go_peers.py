@@ -1,13 +1,16 @@
 """The systems beside DougDB in ``make bench``: etcd, NATS JetStream and Redis, five members each on loopback.
 
-etcd and NATS are linked into one program with their own Go clients (``bench/peers``), which is built where Go is;
-Redis is the ``redis-server`` of the machine. Each runs with its own defaults, except that NATS and Redis, which sync
-only now and then, are told to sync always. Each member is a process of its own.
+etcd and NATS are linked into one program with their own Go clients (``bench/peers``), which is built where Go is.
+Without Go, the ``etcd`` of the machine is asked by its JSON gateway. Redis is the ``redis-server`` of the machine. Each
+runs with its own defaults, except that NATS and Redis, which sync only now and then, are told to sync always. Each
+member is a process of its own.
 """
 
 from __future__ import annotations
 
 import base64
+import http.client
+import json
 import shutil
 import socket
 import subprocess
@@ -153,6 +156,33 @@ class GoPeer:
         self.members.close()
 
 
+def start_etcd(command: Sequence[str], folder: Path) -> tuple[Members, list[int]]:
+    """Starts five members of etcd with its defaults; returns them and the ports of their clients.
+
+    Args:
+        command: What runs etcd's own command line: the program of ``bench/peers``, or Debian's ``etcd``.
+        folder: Where their data are kept.
+    """
+    base = free_ports(*PORTS, 2 * MEMBERS)
+    ports = [base + 2 * number for number in range(MEMBERS)]
+    names = [f"m{number}" for number in range(MEMBERS)]
+    cluster = ",".join(f"{name}=http://127.0.0.1:{port + 1}" for name, port in zip(names, ports, strict=True))
+    place = folder / "etcd"
+    place.mkdir()
+    commands = [
+        (
+            *(*command, "--name", name, "--data-dir", str(place / name), "--log-level", "warn"),
+            *("--listen-client-urls", f"http://127.0.0.1:{port}"),
+            *("--advertise-client-urls", f"http://127.0.0.1:{port}"),
+            *("--listen-peer-urls", f"http://127.0.0.1:{port + 1}"),
+            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{port + 1}"),
+            *("--initial-cluster", cluster, "--initial-cluster-state", "new"),
+        )
+        for name, port in zip(names, ports, strict=True)
+    ]
+    return Members(commands, ports, place), ports
+
+
 class EtcdGrpc(GoPeer):
     """etcd by its own gRPC, as most of its users reach it."""
 
@@ -160,57 +190,66 @@ class EtcdGrpc(GoPeer):
     name = "etcd gRPC"
 
     def __init__(self, program: Path, folder: Path) -> None:
-        base = free_ports(*PORTS, 2 * MEMBERS)
-        self.ports = [base + 2 * number for number in range(MEMBERS)]
-        names = [f"m{number}" for number in range(MEMBERS)]
-        cluster = ",".join(f"{name}=http://127.0.0.1:{port + 1}" for name, port in zip(names, self.ports, strict=True))
-        place = folder / "etcd"
-        place.mkdir()
-        commands = [
-            (
-                *(str(program), "etcd", "--name", name, "--data-dir", str(place / name), "--log-level", "warn"),
-                *("--listen-client-urls", f"http://127.0.0.1:{port}"),
-                *("--advertise-client-urls", f"http://127.0.0.1:{port}"),
-                *("--listen-peer-urls", f"http://127.0.0.1:{port + 1}"),
-                *("--initial-advertise-peer-urls", f"http://127.0.0.1:{port + 1}"),
-                *("--initial-cluster", cluster, "--initial-cluster-state", "new"),
-            )
-            for name, port in zip(names, self.ports, strict=True)
-        ]
-        super().__init__(program, Members(commands, self.ports, place), self.ports)
+        members, self.ports = start_etcd((str(program), "etcd"), folder)
+        super().__init__(program, members, self.ports)
 
     def kinds(self) -> frozenset[str]:
         """Transactions stand for batches."""
-        return frozenset({"put", "linearizable", "stale", "batch", "scan", "open", "failover", "watch"})
+        return frozenset({"put", "linearizable", "stale", "mixed", "batch", "scan", "open", "failover", "watch"})
 
 
 class EtcdJson:
-    """The etcd of ``EtcdGrpc`` by its JSON gateway, loaded by wrk at its first member. Requires: that one runs."""
+    """etcd by its JSON gateway, loaded by wrk at its first member."""
 
     name = "etcd JSON"
     client = None
 
-    def __init__(self, etcd: EtcdGrpc) -> None:
-        self._etcd = etcd
+    def __init__(self, members: Members, ports: Sequence[int], *, alone: bool) -> None:
+        """Asks members that run.
+
+        Args:
+            members: The members, which ``EtcdGrpc`` may have started.
+            ports: The ports of their clients.
+            alone: Whether they are nobody else's: then their keys are put and they are ended here.
+        """
+        self._members = members
+        self._ports = ports
+        self._alone = alone
 
     def kinds(self) -> frozenset[str]:
         """The kinds for which the gateway is measured."""
-        return frozenset({"put", "linearizable", "stale", "scan"})
+        return frozenset({"put", "linearizable", "stale", "mixed", "scan"})
 
     def fill(self, load: Load) -> None:
-        """Does nothing: the keys exist, since both interfaces have the same store."""
+        """Puts every key once by transactions, unless ``EtcdGrpc`` has done it: both interfaces have the same store."""
+        if not self._alone:
+            return
+        value = base64.b64encode(b"v" * load.value_bytes).decode()
+        for first in range(0, load.keys, load.batch):
+            numbers = range(first, min(load.keys, first + load.batch))
+            keys = [base64.b64encode(b"bench/%08d" % number).decode() for number in numbers]
+            puts = [{"requestPut": {"key": key, "value": value}} for key in keys]
+            body = json.dumps({"success": puts}).encode()
+            connection = http.client.HTTPConnection("127.0.0.1", self._ports[0], timeout=START_S)
+            try:
+                connection.request("POST", "/v3/kv/txn", body)
+                answer = connection.getresponse()
+                told = answer.read()
+            finally:
+                connection.close()
+            if answer.status != 200:
+                raise ClusterError(f"{self.name}: the keys could not be put: {told[:300]!r}")
 
     def run(self, load: Load) -> Figures:
         """Puts one load on it by wrk."""
-        spent = Spent({"members": self._etcd.members.families()})
+        spent = Spent({"members": self._members.families()})
         value = base64.b64encode(b"v" * load.value_bytes).decode()
-        url = f"http://127.0.0.1:{self._etcd.ports[0]}"
-        found, spent_s = run_wrk(url, load, ("etcd", *lua_arguments(load), value))
+        found, spent_s = run_wrk(f"http://127.0.0.1:{self._ports[0]}", load, ("etcd", *lua_arguments(load), value))
         return wrk_figures(found, spent_s, spent, 1)
 
     def memory_mb(self) -> float:
-        """The PSS of the same five members, in MB."""
-        return self._etcd.memory_mb()
+        """The PSS of the five members, in MB."""
+        return self._members.memory_mb()
 
     def kill_leader(self) -> float:
         """Is never asked for: the kind ``failover`` is that of ``EtcdGrpc``."""
@@ -225,7 +264,9 @@ class EtcdJson:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Does nothing: ``EtcdGrpc`` ends the processes."""
+        """Ends the processes if they are its own; ``EtcdGrpc`` ends them otherwise."""
+        if self._alone:
+            self._members.close()
 
 
 class Nats(GoPeer):

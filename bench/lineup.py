@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.cluster import ClusterError
-from bench.go_peers import EtcdGrpc, EtcdJson, Nats, Redis
+from bench.go_peers import EtcdGrpc, EtcdJson, Nats, Redis, start_etcd
 from bench.systems import DougDB, System
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,9 +38,11 @@ def running(names: Sequence[str], folder: Path, facades: int = 1, *, needs_go: b
     systems: list[System] = []
     rivals = set(names) - {"dougdb"}
     program = peers_program() if rivals or needs_go else None
+    etcd_here = shutil.which("etcd")
     if program is None and (rivals or needs_go):
-        print("Go is not installed: DougDB is measured alone, by wrk", file=sys.stderr)
-        rivals = set()
+        beside = "DougDB alone" if etcd_here is None else f"DougDB and {etcd_here}, by its JSON gateway"
+        print(f"Go is not installed: wrk measures {beside}", file=sys.stderr)
+        rivals &= {"etcd", "etcd-json"} if etcd_here else set()
     if "redis" in rivals and shutil.which("redis-server") is None:
         print("redis-server is not installed (Debian: redis-server): Redis is left out", file=sys.stderr)
         rivals.discard("redis")
@@ -51,7 +53,9 @@ def running(names: Sequence[str], folder: Path, facades: int = 1, *, needs_go: b
             etcd = EtcdGrpc(program, folder)
             systems.append(etcd)
             if "etcd-json" in rivals:
-                systems.append(EtcdJson(etcd))
+                systems.append(EtcdJson(etcd.members, etcd.ports, alone=False))
+        elif program is None and etcd_here is not None and rivals:
+            systems.append(EtcdJson(*start_etcd((etcd_here,), folder), alone=True))
         if program is not None and "nats" in rivals:
             systems.append(Nats(program, folder))
         if program is not None and "redis" in rivals:

@@ -45,8 +45,8 @@ local function of_dougdb(kind, keys, value, batch, number)
   return wrk.format("POST", "/v1/batch", { ["content-type"] = "application/json" }, body)
 end
 
-local function of_etcd(kind, keys, value, batch)
-  if kind == "put" then
+local function of_etcd(kind, keys, value, batch, number)
+  if kind == "put" or (kind == "mixed" and number % 2 == 0) then
     return wrk.format("POST", "/v3/kv/put", nil, string.format('{"key":"%s","value":"%s"}', base64(key(keys)), value))
   end
   if kind == "scan" then
@@ -65,7 +65,7 @@ function init(arguments)
   local count = kind == "batch" and 64 or math.min(prepared, math.max(64, math.floor(64e6 / (tonumber(bytes) + 200))))
   for number = 1, count do
     if system == "etcd" then
-      requests[number] = of_etcd(kind, tonumber(keys), value, tonumber(batch))
+      requests[number] = of_etcd(kind, tonumber(keys), value, tonumber(batch), number)
     else
       requests[number] = of_dougdb(kind, tonumber(keys), value, tonumber(batch), number)
     end

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
+from bench import lineup
 from bench.compare import Table
-from bench.systems import Figures, Load, Spent, run_wrk, wrk_figures
+from bench.go_peers import EtcdGrpc, EtcdJson
+from bench.systems import DougDB, Figures, Load, Spent, run_wrk, wrk_figures
 
 
 def figures(rate: float, p99_ms: float, errors: int = 0) -> Figures:
@@ -57,3 +61,37 @@ def test_a_request_of_wrk_may_be_many_operations() -> None:
     }
     made = wrk_figures(found, 0.64, Spent({}), each=128)
     assert made == Figures(3200.0, 1.5, 3.0, 4.0, {"status": 2}, {"generator": 100.0})
+
+
+def test_half_puts_and_half_reads_are_asked_of_all_that_have_linearizable_reads() -> None:
+    systems: tuple[type[Any], ...] = (DougDB, EtcdGrpc, EtcdJson)
+    for system in systems:
+        assert {"put", "linearizable", "mixed"} <= system.kinds(object.__new__(system)), system
+
+
+class Stood:
+    """A system that is only told to start and to end."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.arguments, self.named, self.closed = arguments, named, False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("etcd", ["/usr/bin/etcd", None])
+def test_without_go_the_etcd_of_the_machine_is_asked_by_its_gateway(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], etcd: str | None
+) -> None:
+    for name in ("DougDB", "EtcdJson"):
+        monkeypatch.setattr(lineup, name, Stood)
+    monkeypatch.setattr("bench.lineup.shutil.which", {"etcd": etcd}.get)
+    monkeypatch.setattr(lineup, "start_etcd", lambda command, folder: (command, [1]))
+    with lineup.running(("dougdb", "etcd", "etcd-json", "nats", "redis"), tmp_path) as systems:
+        found = [system for system in systems if isinstance(system, Stood)]
+    asked = found[1:]
+    assert len(found) == len(systems) and all(each.closed for each in found)
+    assert [(each.arguments, each.named) for each in asked] == (
+        [] if etcd is None else [(((etcd,), [1]), {"alone": True})]
+    )
+    assert "Go is not installed" in capsys.readouterr().err

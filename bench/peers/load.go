@@ -72,7 +72,7 @@ func parse(arguments []string) settings {
 	flags := flag.NewFlagSet("peers load", flag.ExitOnError)
 	flags.StringVar(&chosen.peer, "peer", "etcd", "etcd, nats, redis or dougdb")
 	flags.StringVar(&endpoints, "endpoints", "", "host:port of every member, with commas")
-	flags.StringVar(&chosen.kind, "kind", "put", "put, linearizable, stale, batch or scan")
+	flags.StringVar(&chosen.kind, "kind", "put", "put, linearizable, stale, mixed, batch or scan")
 	flags.IntVar(&chosen.workers, "workers", 64, "requests in flight")
 	flags.IntVar(&chosen.clients, "clients", 8, "connections that the workers share")
 	flags.Float64Var(&chosen.seconds, "seconds", 5, "how long")
@@ -120,6 +120,7 @@ type worker struct {
 	latencies []time.Duration
 	errors    map[string]int
 	done      int
+	asked     int
 }
 
 func (w *worker) run() {
@@ -153,6 +154,13 @@ func (w *worker) one(key string) (int, error) {
 		return 1, w.store.get(ctx, key, false)
 	case "stale":
 		return 1, w.store.get(ctx, key, true)
+	case "mixed":
+		// Half puts, half linearizable reads; every second worker begins with a read.
+		w.asked++
+		if (w.asked+w.number)%2 == 0 {
+			return 1, w.store.get(ctx, key, false)
+		}
+		return 1, w.store.put(ctx, key, w.value)
 	case "scan":
 		return 1, w.store.scan(ctx, key, w.chosen.entries)
 	case "batch":

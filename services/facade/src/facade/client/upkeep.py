@@ -91,11 +91,13 @@ class Upkeep:
         sessions: dict[Node, asyncio.Task[None]] = {}
         while True:
             shard.changed.clear()
-            nodes = set(shard.nodes.values())
-            for node in sessions.keys() - nodes:
+            nodes = tuple(shard.nodes.values())
+            for node in [node for node in sessions if node not in nodes]:
                 sessions.pop(node).cancel()
-            for node in nodes - sessions.keys():
-                sessions[node] = group.create_task(NodeSession(shard, node, self._registry).run())
+            # In their order, which does not depend on where they lie in memory: so a run by seed can be repeated.
+            for node in nodes:
+                if node not in sessions:
+                    sessions[node] = group.create_task(NodeSession(shard, node, self._registry).run())
             await shard.changed.wait()
 
     @staticmethod
