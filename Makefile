@@ -16,7 +16,7 @@ NOT_HERE := --ignore=$(CLUSTER_TESTS)/scenarios
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint bandit audit types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
+.PHONY: help setup run compiled test-compiled check lint bandit audit types imports tidy test test-slow test-fast sim simulate protos protos-check bench-smoke bench-model clean
 .PHONY: test-containers test-cluster test-kind test-kube test-kube-v2 kube-up kube-down
 .PHONY: coverage soak crash-images mutants mutants-check
 .PHONY: chart chart-check chart-tools chart-package version release images base-image kind-up kind-down minikube-up
@@ -34,8 +34,13 @@ setup: ## Make .venv; instant when it is up to date
 	done; \
 	echo "DougDB needs Python 3.11 or newer, with its venv module; no Python was found." >&2; exit 1
 
-run: setup ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"
-	@exec $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
+run: setup $(if $(NATIVE),compiled) ## Start a local cluster; options as ARGS="--shards 3 --data /tmp/doug"; NATIVE=1: on native modules
+	@exec $(if $(NATIVE),env PYTHONPATH=$(COMPILED)) $(BIN)/python tools/foreground.py $(BIN)/dougctl dev $(ARGS)
+
+# The folder of the packages with native modules, as a shell's word; nothing is built.
+COMPILED = "$$($(BIN)/python -m tools.compiled --where)"
+compiled: setup ## Make native modules of the hot sources, by mypyc; needs a C compiler and Python's headers; see docs/performance.md
+	@$(BIN)/python -m tools.compiled
 
 observe: setup ## Start a local cluster and a Prometheus that scrapes it; the options of `make run` as ARGS="..."
 	@exec $(BIN)/python tools/foreground.py $(BIN)/python tools/observe.py $(ARGS)
@@ -117,6 +122,13 @@ test-kube-v2: setup ## Install, put, get and remove on cgroup v2, in a virtual m
 test-fast: setup ## Unit and property tests only
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not simulation and not integration and not slow and not seconds" $(MEMBER_TESTS) tests
 
+# What is marked `pure` replaces methods, derives classes or counts calls, which native classes refuse.
+NATIVE_TESTS := $(wildcard protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
+test-compiled: compiled ## The tests of nodes, facades, wire and simulator on native modules; then some with real clusters
+	PYTHONPATH=$(COMPILED) $(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not pure and (not integration or light)" $(NATIVE_TESTS)
+	REQUIRE_NATIVE=1 PYTHONPATH=$(COMPILED) $(PYTEST) -m "not slow and not pure" \
+		tests/integration/test_native.py tests/integration/test_operations.py tests/integration/test_sessions.py
+
 coverage: setup ## Branch coverage of the Raft core; fails below 95 %
 	$(BIN)/python tools/raft_coverage.py
 
@@ -192,8 +204,9 @@ bench-console: setup ## None, one and a hundred open consoles: what they cost th
 	$(BIN)/python bench/console.py $(ARGS)
 
 bench-ab: setup ## This version beside another one, in turn: make bench-ab REF=commit; options as ARGS="--pairs 5"
-	@if [ -z "$(REF)$(findstring --other-setting,$(ARGS))$(findstring --auth,$(ARGS))" ]; then \
-		echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"], or ARGS=--auth' >&2; exit 2; fi
+	@if [ -z "$(REF)$(findstring --other-setting,$(ARGS))$(findstring --auth,$(ARGS))$(findstring --compiled,$(ARGS))" ]; then \
+		echo 'usage: make bench-ab REF=commit [ARGS="--only put --connections 64"], or ARGS=--auth, or ARGS=--compiled' >&2; \
+		exit 2; fi
 	$(BIN)/python bench/ab.py $(if $(REF),--ref "$(REF)") $(ARGS)
 
 bench-guard: setup ## Fail if CPU or messages per operation grew by over 10 % since bench/baseline, or another commit: REF=commit

@@ -9,8 +9,9 @@ one measure may be wrong by as much: with ``--attempts`` a load counts as too de
 show it together. Neither rates nor latencies are judged.
 
 With ``--other-setting NAME=VALUE`` it compares settings instead: the other cluster has that variable, and without
-``--ref`` it is of this version. With ``--auth`` it compares what it costs to know who asks and what they may do: two
-facades of one cluster, see ``bench.guarded``. There the limit is for the CPU of the facade, since it is what judges.
+``--ref`` it is of this version. With ``--compiled`` this one runs on native modules, and without ``--ref`` the other
+one is the same version without them. With ``--auth`` it compares what it costs to know who asks and what they may do:
+two facades of one cluster, see ``bench.guarded``. There the limit is for the CPU of the facade, since that judges.
 
 It must not tune anything else: both run with the defaults that users get.
 """
@@ -32,6 +33,9 @@ from typing import Any, NamedTuple
 
 if __package__ in (None, ""):  # Started by its path, as `make bench-ab` does.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from tools.compiled import building
+from tools.compiled.modules import MODULES
 
 from bench import guarded
 from bench.cluster import Cluster, ClusterError
@@ -278,8 +282,9 @@ def start(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[S
     if options.auth:
         return _start_facades(folder, options, stack)
     other = take_out(options.ref) if options.ref else ROOT
+    ours = native() if options.compiled else {}
     sides: list[Side] = []
-    for name, root, variables in (("other", other, dict(options.other_setting)), ("this", ROOT, {})):
+    for name, root, variables in (("other", other, dict(options.other_setting)), ("this", ROOT, ours)):
         # The first one runs before the second one looks for free ports.
         cluster = Cluster(
             folder / name,
@@ -292,6 +297,18 @@ def start(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[S
         cluster.start()
         sides.append(Side(cluster, Meter(cluster)))
     return sides
+
+
+def native() -> dict[str, str]:
+    """What makes a cluster run on native modules, which are made first where they are not up to date.
+
+    Raises:
+        ClusterError: They cannot be made.
+    """
+    try:
+        return {"PYTHONPATH": str(building.make(MODULES))}
+    except building.BuildError as error:
+        raise ClusterError(str(error)) from error
 
 
 def _start_facades(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[Side]:
@@ -327,6 +344,7 @@ def _options() -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="what only the other one has",
     )
+    parser.add_argument("--compiled", action="store_true", help="this one runs on native modules")
     parser.add_argument("--auth", action="store_true", help="two facades of one cluster; only this one authenticates")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each load lasts")
@@ -344,10 +362,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
-    if not (options.ref or options.other_setting or options.auth):
-        parser.error("there is nothing to compare with: --ref, --other-setting, or --auth")
-    if options.auth and (options.ref or options.other_setting):
-        parser.error("--auth compares two facades of this version: leave --ref and --other-setting out")
+    if not (options.ref or options.other_setting or options.compiled or options.auth):
+        parser.error("there is nothing to compare with: --ref, --other-setting, --compiled, or --auth")
+    if options.auth and (options.ref or options.other_setting or options.compiled):
+        parser.error("--auth compares two facades of this version: leave --ref, --other-setting and --compiled out")
     return options
 
 

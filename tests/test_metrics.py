@@ -19,7 +19,11 @@ from raft_node.observability.metrics import Metrics
 ROOT = Path(__file__).resolve().parent.parent
 ROW = re.compile(r"^\| `([a-z_]+)` \| (gauge|counter|histogram) \| ([^|]*)\| ([^|]+) \|$", re.MULTILINE)
 REGISTRIES = {"Nodes": node_registry, "Facades": facade_registry}
-OF_THE_PROCESS = ("dougdb_build_info", "dougdb_tls_certificate_expiry_timestamp_seconds")
+OF_THE_PROCESS = (
+    "dougdb_build_info",
+    "dougdb_native_modules",
+    "dougdb_tls_certificate_expiry_timestamp_seconds",
+)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="process_* exist on Linux only")
 
 

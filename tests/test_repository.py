@@ -160,9 +160,11 @@ def test_ci_runs_what_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     _, everybody, rest = script.partition("\nmake test\nmake test-slow\nREQUIRE_CONTAINERS=1 make test-containers\n")
     assert everybody
-    # Nothing else is tested but a part in a real Kubernetes, last.
+    # Nothing else is tested but some on native modules, and, last, a part in a real Kubernetes.
     assert re.findall(r"^.*(?:make|pytest|tools\.).*$", rest, re.MULTILINE) == [
-        '    .venv/bin/python -m tools.kubernetes within "$((minutes * 60 - 120 - SECONDS))" $kubernetes_part'
+        ".venv/bin/python -m tools.compiled || native=$?",
+        '0) make test-compiled NATIVE_TESTS="protos/tests services/facade/tests/unit services/raft-node/tests/unit" ;;',
+        '    .venv/bin/python -m tools.kubernetes within "$((minutes * 60 - 120 - SECONDS))" $kubernetes_part',
     ]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert re.search(r"^    make test ", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -11,7 +11,8 @@ Source: RFC 9113, sections 4.3, 6.2 and 6.10; CVE-2024-27316.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import hpack
 
@@ -88,7 +89,9 @@ class BlockReader:
 
     def _unpack(self, block: bytes) -> list[tuple[str, str]]:
         try:
-            return [(str(name), str(value)) for name, value in self._decoder.decode(block)]
+            # Text, whatever hpack's types say: native code would take them at their word.
+            unpacked: Iterable[Any] = self._decoder.decode(block)
+            return [(str(name), str(value)) for name, value in unpacked]
         except hpack.OversizedHeaderListError as error:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a header block that unpacks to too much") from error
         except (hpack.HPACKError, UnicodeDecodeError) as error:

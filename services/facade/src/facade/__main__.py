@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from doug_wire import cores
+from doug_wire import cores, native
 from facade import __version__
 from facade.app import environment, logs, security, server, tracing
 from facade.errors import AddressError, SettingsError
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="facade", description="The HTTP entry point of DougDB. Settings are environment variables DOUGDB_*."
     )
-    parser.add_argument("--version", action="version", version=f"facade {__version__}")
+    parser.add_argument("--version", action="version", version=f"facade {__version__}{native.said()}")
     parser.parse_args(arguments)
     if not __debug__:
         sys.stderr.write("facade: assertions are part of the program; run Python without -O\n")

@@ -72,6 +72,7 @@ async def test_deadlines_go_on_after_a_look_at_them_failed(
 @pytest.mark.parametrize(
     ("path", "method", "attribute"), [("/v1/kv/k", "GET", "read"), ("/v1/cluster", "GET", "cluster")]
 )
+@pytest.mark.pure
 async def test_a_request_that_meets_a_defect_is_answered_as_a_problem_and_counted(
     make_facade: MakeFacade, monkeypatch: pytest.MonkeyPatch, path: str, method: str, attribute: str
 ) -> None:

@@ -63,6 +63,7 @@ def found(facade: Any) -> list[bool]:
     return looks
 
 
+@pytest.mark.pure
 async def test_a_repeated_head_is_not_parsed_again(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     looks = found(facade)
@@ -106,6 +107,7 @@ NEARLY = [
 ]
 
 
+@pytest.mark.pure
 async def test_what_nearly_repeats_one_is_answered_as_without_any(make_facade: MakeFacade) -> None:
     """Once where the heads are known, once where none is ever kept; each time behind requests that were answered."""
     facade = await make_facade(nodes=1)
@@ -184,6 +186,7 @@ def cleared(facade: Any) -> Any:
 
 
 @pytest.mark.parametrize("repeated", REPEATED, ids=lambda repeated: repeated[0].decode())
+@pytest.mark.pure
 async def test_a_head_is_repeated_by_one_with_another_revision_and_idempotency_key(
     make_facade: MakeFacade, repeated: tuple[Any, ...]
 ) -> None:
@@ -204,6 +207,7 @@ async def test_a_head_is_repeated_by_one_with_another_revision_and_idempotency_k
     assert looks == [False] + [True] * (len(numbers) - 1)
 
 
+@pytest.mark.pure
 async def test_what_nearly_repeats_one_with_another_revision_is_answered_as_without_any(
     make_facade: MakeFacade,
 ) -> None:
@@ -247,6 +251,7 @@ async def test_values_that_differ_each_time_drive_no_head_out(make_facade: MakeF
     one.writer.close()
 
 
+@pytest.mark.pure
 async def test_a_request_in_two_pieces_is_parsed(make_facade: MakeFacade) -> None:
     facade = await make_facade(nodes=1)
     looks = found(facade)
@@ -264,6 +269,7 @@ async def test_a_request_in_two_pieces_is_parsed(make_facade: MakeFacade) -> Non
     one.writer.close()
 
 
+@pytest.mark.pure
 async def test_a_body_is_never_taken_for_a_request(make_facade: MakeFacade) -> None:
     """Its head came with an earlier request, which is answered by now: whatever it looks like, it is a body."""
     facade = await make_facade(nodes=1)
@@ -425,6 +431,7 @@ def shown(data: bytes, token: str, *others: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("data", [GET % b"a/k", PUT % (b"a/k", b"abc")])
+@pytest.mark.pure
 async def test_who_has_not_the_right_is_told_so_the_same_on_each_way(guarded: Any, tmp_path: Path, data: bytes) -> None:
     looks = found(guarded)
     token = await token_of(guarded, "read:b/", "write:b/")
@@ -449,6 +456,7 @@ async def test_who_has_not_the_right_is_told_so_the_same_on_each_way(guarded: An
     other.writer.close()
 
 
+@pytest.mark.pure
 async def test_a_connection_forgets_who_asks_when_the_token_is_revoked(guarded: Any) -> None:
     looks = found(guarded)
     token = await token_of(guarded, "read:*", "write:*")

@@ -284,6 +284,7 @@ class Busy:
     write = read
 
 
+@pytest.mark.pure
 async def test_what_is_parsed_behind_a_request_counts_though_it_begins_later() -> None:
     front, crowd = crowded()
     router: Any = Busy()
@@ -295,6 +296,7 @@ async def test_what_is_parsed_behind_a_request_counts_though_it_begins_later() -
     assert sum(len(each.protocol._later) for each in crowd) == BEGUN_MAX // 2
 
 
+@pytest.mark.pure
 async def test_bodies_that_end_together_begin_in_turn() -> None:
     front, crowd = crowded()
     router: Any = Busy()

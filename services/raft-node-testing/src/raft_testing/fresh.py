@@ -25,6 +25,7 @@ from raft_node.entry import EntryKind
 from raft_node.errors import DougError
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.raft.config import RaftConfig
+from raft_node.raft.ready import Ready
 from raft_node.raft.types import Proposal, ReadState, Role
 from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.rounds import PendingReads
@@ -76,8 +77,7 @@ class Replica:
         def outcome(status: str, value: str | None = None, leader: str = "") -> None:
             confirmed = [ReadState(context, self.applied_index)] if status == "ok" else []
             dropped = [] if status == "ok" else [context]
-            ready: Any = SimpleNamespace(read_states=confirmed, reads_dropped=dropped)
-            self._rounds.take(ready, keep=False)
+            self._rounds.take(Ready((), None, (), confirmed, dropped, ()), keep=False)
             self._rounds.serve(self.applied_index)
 
         self._node.get(_NO_KEY, outcome)

@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 
-from doug_wire import cores
+from doug_wire import cores, native
 from raft_node import __version__
 from raft_node.app.node import Node
 from raft_node.commands import inspect, recover_quorum, restore
@@ -98,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="raft-node", description="One replica of a DougDB shard. Settings are environment variables DOUGDB_*."
     )
-    parser.add_argument("--version", action="version", version=f"raft-node {__version__}")
+    parser.add_argument("--version", action="version", version=f"raft-node {__version__}{native.said()}")
     commands = parser.add_subparsers(title="on the files of a node", metavar="COMMAND")
     recovering = commands.add_parser(
         recover_quorum.NAME, help=recover_quorum.SUMMARY, description=recover_quorum.SUMMARY

@@ -24,6 +24,8 @@ from raft_node.storage.tables.reads import BlockNeeded
 from raft_testing.fakes import DictStore
 from raft_testing.wishes import KEYS, Wishes
 
+pytestmark = pytest.mark.pure
+
 COMMANDS = 400
 OTHER_EPOCH = encode_value(StoredValue(1, b"t", b"of an earlier ownership", 7))
 

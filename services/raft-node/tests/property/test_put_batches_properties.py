@@ -21,6 +21,8 @@ from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_testing.fakes import DictStore
 
+pytestmark = pytest.mark.pure
+
 BATCHES = 60
 HALF = SLOTS // 2
 OWNERSHIPS = {

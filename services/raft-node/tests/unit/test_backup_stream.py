@@ -216,6 +216,7 @@ async def test_a_receiver_that_goes_away_lets_the_files_go(rig: Rig) -> None:
     assert not any("snapshot-" in path for path in rig.fs.files())
 
 
+@pytest.mark.pure
 async def test_a_damaged_table_stops_the_node_and_not_only_the_backup(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ async def test_the_puts_of_a_batch_cost_no_call_each(monkeypatch: pytest.MonkeyP
     assert many - few < BATCHES, "no put more is a call more"
 
 
+@pytest.mark.pure
 async def test_a_command_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(monkeypatch, ALL)
     await rig.lead()

@@ -155,6 +155,7 @@ def once(key: str) -> pb.WriteOptions:
     return pb.WriteOptions(idempotency_key=key)
 
 
+@pytest.mark.pure
 async def test_conditions_hold_or_tell_the_revision_that_is(rig: Rig) -> None:
     put, delete = rig.service.Put, rig.service.Delete
     created = await rig.ask(put, pb.PutRequest(key=b"k", value=b"1", options=exists(False)))
@@ -176,6 +177,7 @@ async def test_conditions_hold_or_tell_the_revision_that_is(rig: Rig) -> None:
     assert not (await rig.ask(rig.service.Get, pb.GetRequest(key=b"k"))).found
 
 
+@pytest.mark.pure
 async def test_what_a_put_says_of_the_value_is_told_by_a_get(rig: Rig) -> None:
     wrote = await rig.ask(
         rig.service.Put,
@@ -194,6 +196,7 @@ async def test_what_a_put_says_of_the_value_is_told_by_a_get(rig: Rig) -> None:
     assert (refused.code, refused.metadata["doug-code"]) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
 
 
+@pytest.mark.pure
 async def test_numbers_are_counted_and_others_are_refused(rig: Rig) -> None:
     increment = rig.service.Increment
     assert (await rig.ask(increment, pb.IncrementRequest(key=b"n", initial=40))).value == 41
@@ -250,6 +253,7 @@ def put(key: bytes, value: bytes = b"v", **more: Any) -> pb.Operation:
     return pb.Operation(put=pb.PutRequest(key=key, value=value, **more))
 
 
+@pytest.mark.pure
 async def test_a_transaction_does_one_list_or_the_other(rig: Rig) -> None:
     await rig.ask(rig.service.Put, pb.PutRequest(key=b"a", value=b"1"))
     request = pb.TxnRequest(
@@ -295,6 +299,7 @@ async def test_operations_of_a_batch_are_answered_as_if_alone(rig: Rig) -> None:
     assert (await rig.ask(rig.service.ExecuteBatch, batch)).results[0].replayed
 
 
+@pytest.mark.pure
 async def test_what_the_caller_may_not_do_is_refused_in_its_place_and_the_rest_of_a_batch_goes_on(rig: Rig) -> None:
     """The places come from ``Callers.admit``, by the variable ``operations.forbidden``."""
     count = 3 * BATCH_PART
@@ -394,6 +399,7 @@ async def test_a_deletion_that_fails_says_where_to_go_on(rig: Rig) -> None:
     assert refused.metadata["doug-code"] == "OVERLOADED"
 
 
+@pytest.mark.pure
 async def test_what_has_expired_by_the_leaders_clock_is_seen_by_no_linearizable_read(rig: Rig) -> None:
     """Nobody writes, so the log's clock stands still until a reader has it moved."""
     await rig.ask(rig.service.Put, pb.PutRequest(key=b"k", ttl_ms=1_000))

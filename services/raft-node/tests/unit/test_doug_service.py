@@ -115,6 +115,7 @@ async def test_defect_7_a_refusal_by_a_follower_carries_the_leaders_address(rig:
         assert context.metadata["doug-leader-address"] == "127.0.0.1:21009"
 
 
+@pytest.mark.pure
 async def test_a_follower_serves_a_linearizable_read_when_it_is_asked_to_forward_it(rig: Rig) -> None:
     rig.shard.is_leader = rig.shard.takes_requests = False
     rig.data[b"k"] = StoredValue(7, b"text/plain", b"value")
@@ -206,6 +207,7 @@ async def test_an_applied_put_tells_its_revision_and_who_answers(rig: Rig) -> No
     assert (answer.revision, answer.receipt.node_id, answer.receipt.term) == (7, "n", 3)
 
 
+@pytest.mark.pure
 async def test_reads_find_or_do_not_find(rig: Rig) -> None:
     rig.data[b"k"] = StoredValue(4, b"text/plain", b"value")
     context: Any = FakeContext()

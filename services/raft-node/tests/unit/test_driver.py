@@ -434,6 +434,7 @@ async def test_a_hand_over_ends_with_its_driver(monkeypatch: pytest.MonkeyPatch)
     assert (sink.results, answers) == ([(1, Status.NOT_LEADER)], [False])
 
 
+@pytest.mark.pure
 async def test_what_ends_the_node_is_told_once_and_the_driver_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry that cannot be applied, found within a turn: not a defect, but this node's end with its exit code."""
     rig = Rig(monkeypatch, voters=ALL)

@@ -127,6 +127,7 @@ async def test_a_drop_that_fails_stops_the_node(monkeypatch: pytest.MonkeyPatch)
     rig.log.close()
 
 
+@pytest.mark.pure
 async def test_a_long_write_goes_to_the_disk_in_pieces_and_its_age_is_that_of_a_piece(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -32,6 +32,8 @@ from raft_node.runtime.reads.freshness import Freshness
 from raft_node.runtime.reads.reader import Found
 from raft_node.storage.engine import BlockNeeded
 
+pytestmark = pytest.mark.pure
+
 
 class Aborted(Exception):  # noqa: N818
     """What grpc raises out of ``abort``."""

@@ -108,6 +108,7 @@ def distinct(places: Sequence[tuple[int, int]]) -> int:
     return len(set(places))
 
 
+@pytest.mark.pure
 async def test_reads_that_wait_together_share_hops_and_blocks(rig: Rig) -> None:
     wanted = [*KEYS[::2], b"0003x", b"zzz"]
     found = [rig.reader.get(key) for key in wanted]
@@ -127,6 +128,7 @@ async def test_reads_that_wait_together_share_hops_and_blocks(rig: Rig) -> None:
     ("bound", "value", "count"),
     [("_HOP_BLOCKS_MAX", 3, lambda hop: distinct(hop) == 3), ("_HOP_BYTES_MAX", 1, lambda hop: distinct(hop) == 1)],
 )
+@pytest.mark.pure
 async def test_a_hop_is_short(
     rig: Rig,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,6 +143,7 @@ async def test_a_hop_is_short(
     assert len(found) == len(hop) < len(needed) and count(hop)
 
 
+@pytest.mark.pure
 async def test_what_a_read_sees_is_of_the_moment_when_it_began(rig: Rig) -> None:
     key = KEYS[0]
     lease = value_of(key)._replace(expires_us=1_000)
@@ -156,6 +159,7 @@ async def test_what_a_read_sees_is_of_the_moment_when_it_began(rig: Rig) -> None
     assert rig.reader.get(key) is None
 
 
+@pytest.mark.pure
 async def test_a_block_that_came_meanwhile_is_not_read_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(table: Table, position: int) -> Block:
         raise AssertionError(f"block {position} of {table.path} is read")
@@ -167,6 +171,7 @@ async def test_a_block_that_came_meanwhile_is_not_read_again(rig: Rig, monkeypat
     assert await rig.reader.load(again) == value_of(KEYS[1])
 
 
+@pytest.mark.pure
 async def test_a_damaged_block_fails_the_reads_that_need_it_and_no_others(rig: Rig) -> None:
     keys = KEYS[1:90:3]
     middle = rig.needed(keys)[len(keys) // 2]
@@ -183,6 +188,7 @@ async def test_a_damaged_block_fails_the_reads_that_need_it_and_no_others(rig: R
     assert {type(failure) for failure in rig.failures} == {CorruptionError}
 
 
+@pytest.mark.pure
 async def test_a_value_that_makes_no_sense_fails_alone(rig: Rig) -> None:
     rig.engine.write([(user_key(b"0000a"), b"\7" * 20), (user_key(b"0000b"), stored(b"0000b"))], 3, 1)
     rig.engine.rotate()
@@ -192,6 +198,7 @@ async def test_a_value_that_makes_no_sense_fails_alone(rig: Rig) -> None:
     assert [type(failure) for failure in rig.failures] == [CorruptionError]
 
 
+@pytest.mark.pure
 async def test_a_read_alone_goes_through_all_runs() -> None:
     rig = Rig(cache_bytes=0)
     for key in (KEYS[0], KEYS[1], KEYS[2]):

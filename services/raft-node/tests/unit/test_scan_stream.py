@@ -339,6 +339,7 @@ async def test_who_reads_nothing_makes_way_for_others_and_is_told_so(make: Make)
     assert (scans.under_way, scans._others) == (0, 0)
 
 
+@pytest.mark.pure
 async def test_a_damaged_block_stops_the_node_and_says_unavailable(make: Make) -> None:
     rig = await make()
 

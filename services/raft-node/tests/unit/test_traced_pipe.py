@@ -31,6 +31,8 @@ from raft_node.runtime.driver import Submission
 from raft_node.runtime.log.commit_times import NodeTimes
 from raft_node.runtime.reads.freshness import Freshness
 
+pytestmark = pytest.mark.pure
+
 CALLER = TraceContext(1, 2)
 TRACEPARENT = ("traceparent", f"00-{1:032x}-{2:016x}-01")
 

@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 import uvicorn
 
+from doug_wire import native
 from doug_wire.listening import Listening
 from doug_wire.tls import Certificates
 from doug_wire.tracing import Tracing
@@ -234,7 +235,8 @@ async def serve(
             metrics.tell_expiry(certificates.expires_s)
             watch = certificates.watch(settings.tls_reload_ms / 1000, log.info, log.error)
             background.append(group.create_task(watch))
-        log.info("facade.started", listen=[str(address) for address in settings.addresses])
+        listen = [str(address) for address in settings.addresses]
+        log.info("facade.started", listen=listen, native_modules=native.modules())
         await server.serve(sockets)
         for task in background:
             task.cancel()

@@ -26,6 +26,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from doug_wire import native
 from facade import __version__
 from facade.client.places import Bytes, Places
 from facade.client.watches.metrics import WatchMetrics
@@ -93,6 +94,9 @@ class Metrics:
         Gauge("dougdb_build_info", "The version that runs", ("version", "commit"), registry=self.registry).labels(
             __version__, commit
         ).set(1)
+        Gauge("dougdb_native_modules", "How many of its modules run as native code", registry=self.registry).set(
+            native.modules()
+        )
         self.event_loop_lag = Gauge(
             "dougdb_event_loop_lag_seconds", "How late the last timer of the event loop was", registry=self.registry
         )

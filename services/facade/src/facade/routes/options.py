@@ -32,28 +32,31 @@ WAIT_MS_MAX = 600_000
 _REVISION_DIGITS = 18
 
 
+_NAMES = (
+    "accept",
+    "consistency",
+    "content_encoding",
+    "content_length",
+    "content_range",
+    "content_type",
+    "expect",
+    "idempotency_key",
+    "if_match",
+    "if_none_match",
+    "if_unmodified_since",
+    "last_event_id",
+    "session",
+    "transfer_encoding",
+)
+
+
 class Headers:
     """The headers of a request that the routes of keys know; None for a header that is not there.
 
     Those that may be a list are joined; any other that comes twice must say the same twice.
     """
 
-    __slots__ = (
-        "accept",
-        "consistency",
-        "content_encoding",
-        "content_length",
-        "content_range",
-        "content_type",
-        "expect",
-        "idempotency_key",
-        "if_match",
-        "if_none_match",
-        "if_unmodified_since",
-        "last_event_id",
-        "session",
-        "transfer_encoding",
-    )
+    __slots__ = _NAMES
 
     accept: bytes | None
     consistency: bytes | None
@@ -76,7 +79,7 @@ class Headers:
         Raises:
             BadRequestError: A header that has one value comes with two.
         """
-        for slot in self.__slots__:
+        for slot in _NAMES:
             setattr(self, slot, None)
         for name, value in headers:
             slot = _SLOTS.get(name, "")
@@ -92,7 +95,7 @@ class Headers:
 
 
 _OURS = frozenset({"consistency", "session"})
-_SLOTS = {(f"doug-{slot}" if slot in _OURS else slot.replace("_", "-")).encode(): slot for slot in Headers.__slots__}
+_SLOTS = {(f"doug-{slot}" if slot in _OURS else slot.replace("_", "-")).encode(): slot for slot in _NAMES}
 _LISTS = frozenset({"accept", "if_match", "if_none_match", "content_encoding", "expect", "transfer_encoding"})
 
 

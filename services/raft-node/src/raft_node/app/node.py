@@ -13,6 +13,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 from doug.v1 import admin_pb2
+from doug_wire import native
 from doug_wire.descriptors import raise_limit
 from raft_node import __version__
 from raft_node.app.admin import AdminServer
@@ -135,7 +136,7 @@ class Node:
             parts = self._parts = build(stack, context, joined, opened, worker, self._elected)
             self._start(stack, parts, ports)
             await self._readiness.started()
-            _log.info("node.started", incarnation=identity.incarnation)
+            _log.info("node.started", incarnation=identity.incarnation, native_modules=native.modules())
             context.timeline.record(
                 "node_started", applied=parts.driver.applied_index, last_index=opened.wal.last_index
             )

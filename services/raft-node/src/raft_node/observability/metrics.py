@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from doug_wire import native
 from raft_node import __version__
 
 _APPEND_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -115,6 +116,9 @@ class Metrics:
         Gauge("dougdb_build_info", "The version that runs", ("version", "commit"), registry=self.registry).labels(
             __version__, commit
         ).set(1)
+        Gauge("dougdb_native_modules", "How many of its modules run as native code", registry=self.registry).set(
+            native.modules()
+        )
         self._register_grpc()
         self._register_raft()
         self._register_storage()

@@ -16,7 +16,6 @@ Reference: the paper, figure 2 and 5; the thesis, 3.10, 4, 6.2, 6.4, 9.6. ``docs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from raft_node import entry as entries_codec
 from raft_node.entry import EntryKind
@@ -34,14 +33,10 @@ from raft_node.raft.progress import ProgressState
 from raft_node.raft.ready import Ready, SoftState
 from raft_node.raft.roles import Roles
 from raft_node.raft.state import State
-from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, Role
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Proposal, Randomness, Role
 from raft_node.raft.voter import Voter
 
 __all__ = ["Proposal", "RaftNode"]
-
-if TYPE_CHECKING:
-    # Only the type: randomness itself is injected.
-    from random import Random
 
 
 class RaftNode:
@@ -55,7 +50,7 @@ class RaftNode:
         hard_state: HardState,
         configuration: Configuration,
         applied_index: int,
-        random: Random,
+        random: Randomness,
         timestamp_us: int = 0,
     ) -> None:
         """Starts a member on what it has stored.

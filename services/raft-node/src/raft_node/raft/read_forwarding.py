@@ -19,13 +19,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from raft_node.raft.types import NodeId
-
-if TYPE_CHECKING:
-    # Only the type: randomness itself is injected.
-    from random import Random
+from raft_node.raft.types import NodeId, Randomness
 
 _TOKEN_BITS = 62
 
@@ -53,7 +49,7 @@ class ForwardedReads:
 
     __slots__ = ("_asked", "_patience_ticks", "_random", "_retry_ticks", "_token", "_waiting")
 
-    def __init__(self, random: Random, patience_ticks: int, retry_ticks: int) -> None:
+    def __init__(self, random: Randomness, patience_ticks: int, retry_ticks: int) -> None:
         """Starts without reads.
 
         Args:

@@ -18,7 +18,6 @@ Reference: the paper, figure 2 ("state").
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from raft_node.entry import Entry
 from raft_node.raft.config import RaftConfig
@@ -28,12 +27,7 @@ from raft_node.raft.log import RaftLog
 from raft_node.raft.membership import ConfigurationHistory, members_of
 from raft_node.raft.outbox import Outbox
 from raft_node.raft.read_forwarding import ForwardedReads
-from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, ReadState, Role
-
-if TYPE_CHECKING:
-    # Only the type: randomness itself is injected.
-    from random import Random
-
+from raft_node.raft.types import Configuration, HardState, LogReader, NodeId, Randomness, ReadState, Role
 
 _READ_PATIENCE_TIMEOUTS = 2
 """The number of longest election timeouts for which leaders are asked for a read: enough to find a new leader."""
@@ -74,7 +68,7 @@ class State:
 
     config: RaftConfig
     id: NodeId
-    random: Random
+    random: Randomness
     log: RaftLog
     configurations: ConfigurationHistory
     configuration: Configuration
@@ -108,7 +102,7 @@ class State:
         hard_state: HardState,
         configuration: Configuration,
         applied_index: int,
-        random: Random,
+        random: Randomness,
         timestamp_us: int,
     ) -> State:
         """The state of a member that starts on what it has stored; the arguments are those of ``RaftNode``."""

@@ -86,6 +86,16 @@ class LogReader(Protocol):
         """The entries ``[start, end)``, cut after the one that passes ``bytes_max``; at least one if there is one."""
 
 
+class Randomness(Protocol):
+    """What the core draws from; it is given to it, so that a simulation can repeat every draw."""
+
+    def randrange(self, start: int, stop: int, /) -> int:
+        """A number in ``[start, stop)``."""
+
+    def getrandbits(self, count: int, /) -> int:
+        """A number of so many bits."""
+
+
 class Write(NamedTuple):
     """One append to the log: everything in it becomes durable together, in one fsync.
 

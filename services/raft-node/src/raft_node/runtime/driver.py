@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
@@ -240,8 +241,8 @@ class Driver:
         """
         return Hold(self._holds, self.wake)
 
-    async def hand_over(self, target: NodeId | None, timeout_s: float) -> NodeId:
-        """Hands leadership over; returns the new leader, which under ill luck is another node than the target.
+    def hand_over(self, target: NodeId | None, timeout_s: float) -> Coroutine[Any, Any, NodeId]:
+        """Hands leadership over; gives, awaited, the new leader, which under ill luck is another node than the target.
 
         Args:
             target: A voter; None for the most caught-up one.
@@ -254,7 +255,7 @@ class Driver:
         """
         if self._stopped:
             raise NotLeaderError
-        return await self._hand_overs.run(target, timeout_s, self.hold)
+        return self._hand_overs.run(target, timeout_s, self.hold)
 
     def _takes_requests(self) -> bool:
         return not self._stopped and (self.node.role is Role.LEADER or self.holding)
