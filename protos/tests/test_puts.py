@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from array import array
 
 import pytest
 
@@ -105,8 +103,8 @@ def test_every_bit_of_a_batch_counts() -> None:
                 ]
 
 
-@pytest.mark.parametrize("revision", [1, 77, (1 << 48) - 3, (1 << 48) - 2, 1 << 60])
-@pytest.mark.parametrize("count", [1, 2, 300])
+@pytest.mark.parametrize("revision", [1, 77, (1 << 48) - 2, (1 << 60) - 1, (1 << 64) - 300])
+@pytest.mark.parametrize("count", [1, 2, 250, 300])
 def test_results_by_columns_and_one_by_one_have_the_same_bytes(revision: int, count: int) -> None:
     one_by_one = b"".join([pipe.encode_result(place, Status.OK, revision + place) for place in range(count)])
     assert puts.encode_results(count, revision) == one_by_one
@@ -130,11 +128,3 @@ def test_results_of_which_one_says_more_are_left(second: bytes) -> None:
     first = pipe.encode_result(0, Status.OK, 7)
     assert puts.decode_results(first + second, 2) is None
     assert puts.decode_results(b"", 0) is None
-
-
-def test_results_have_the_same_bytes_on_a_machine_of_the_other_byte_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = puts.encode_results(3, 7)
-    monkeypatch.setattr(sys, "byteorder", "big")
-    turned = array("Q", puts.encode_results(3, 7))
-    turned.byteswap()
-    assert turned.tobytes() == expected

@@ -45,9 +45,10 @@ class PartitionMap:
     Attributes:
         epoch: The map's own epoch; a larger one is newer.
         ranges: The ranges that it was built from, in slot order.
+        shards: By slot, the shard that owns it.
     """
 
-    __slots__ = ("_owners", "epoch", "ranges")
+    __slots__ = ("_owners", "epoch", "ranges", "shards")
 
     def __init__(self, epoch: int, ranges: Iterable[SlotRange]) -> None:
         """Builds a map.
@@ -65,6 +66,7 @@ class PartitionMap:
         if len(owners) != SLOTS:
             raise PartitionMapError(f"the map ends at slot {len(owners) - 1}")
         self._owners = owners
+        self.shards = [shard for shard, _ in owners]
 
     @classmethod
     def first(cls, shards: int) -> PartitionMap:

@@ -30,7 +30,8 @@ from typing import NamedTuple
 WRITE = struct.Struct("<QII")
 READ = struct.Struct("<QQHB")
 RESULT = struct.Struct("<QBBQHI")
-_FLAGS_AT, _NOTHING_MORE = 9, b"\0"
+_FLAGS_AT, _NO_FLAGS = 9, b"\0"
+_SIZES_AT, _NO_SIZES = 18, bytes(6)
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
@@ -271,7 +272,8 @@ def decode_results(blob: bytes) -> Iterator[ResultRecord]:
     Raises:
         PipeError: A record reaches beyond the blob, or has unknown flags.
     """
-    if blob and not len(blob) % RESULT.size and blob.startswith(_NOTHING_MORE, _FLAGS_AT):
+    plain_first = blob.startswith(_NO_FLAGS, _FLAGS_AT) and blob.startswith(_NO_SIZES, _SIZES_AT)
+    if plain_first and not len(blob) % RESULT.size:
         # Perhaps all are like the first one: those of plain writes are nothing but headers, one behind the other.
         new, cls = tuple.__new__, ResultRecord
         plain = [

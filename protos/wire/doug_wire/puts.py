@@ -13,8 +13,6 @@ Invariants:
 from __future__ import annotations
 
 import struct
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
@@ -32,11 +30,6 @@ _COMMAND_BYTES = commands.HEADER.size
 _PUT = int(Opcode.PUT)
 _SIZES = 32
 """For how many combinations of sizes layouts are kept; each of them has some kilobytes."""
-
-_RESULT_WORDS = 3
-_REVISION_BITS = 48
-"""A result of a plain put is three words of 64 bits: its id, its revision above status and flags, and nothing."""
-assert pipe.RESULT.size == 8 * _RESULT_WORDS
 
 
 class Puts(NamedTuple):
@@ -108,15 +101,11 @@ def _decode_each(data: bytes, position: int, count: int) -> Puts | None:
 
 def encode_results(count: int, revision: int) -> bytes:
     """The results of puts that succeeded, of which the first one has this revision, and each the next one."""
-    if revision + count >= 1 << _REVISION_BITS:
+    if count > BATCH_PART or revision + count > 1 << 64:
         return b"".join([pipe.encode_result(place, 0, revision + place) for place in range(count)])
-    words = array("Q", bytes(pipe.RESULT.size * count))
-    words[::_RESULT_WORDS] = array("Q", range(count))
-    lowest = 64 - _REVISION_BITS
-    words[1::_RESULT_WORDS] = array("Q", range(revision << lowest, revision + count << lowest, 1 << lowest))
-    if sys.byteorder == "big":
-        words.byteswap()
-    return words.tobytes()
+    # All of them are one number: what a revision adds to it is added to all of them at once.
+    first, step = _results_from_zero(count)
+    return (first + revision * step).to_bytes(pipe.RESULT.size * count, "little")
 
 
 def decode_results(blob: bytes, count: int) -> range | None:
@@ -130,6 +119,13 @@ def decode_results(blob: bytes, count: int) -> range | None:
 @lru_cache(maxsize=_SIZES)
 def _head(key_bytes: int, value_bytes: int) -> bytes:
     return _HEAD.pack(_COMMAND_BYTES + key_bytes + value_bytes, _PUT, 0, key_bytes, 0, value_bytes, 0)
+
+
+@lru_cache(maxsize=BATCH_PART)
+def _results_from_zero(count: int) -> tuple[int, int]:
+    """As numbers, the results of so many puts from revision 0 on, and the difference that the next revision makes."""
+    first = b"".join([pipe.RESULT.pack(place, 0, 0, place, 0, 0) for place in range(count)])
+    return int.from_bytes(first, "little"), int.from_bytes(pipe.RESULT.pack(0, 0, 0, 1, 0, 0) * count, "little")
 
 
 @lru_cache(maxsize=_SIZES)

@@ -244,8 +244,9 @@ class Settings(BaseSettings):
     longer round trips need more."""
 
     pipe_gather_us: int = Field(default=1000, ge=0, le=100_000)
-    """How long a batch waits for the next requests of the clients that the batch before it answered; see
-    ``facade.client.link``. 0: batches do not wait, and many clients then fall into two half batches that take turns.
+    """How long a batch waits for the next requests of the clients that the batch before it answered, and after a large
+    batch up to 8 times as long while they come; see ``facade.client.link``. 0: batches do not wait, and many clients
+    then fall into two half batches that take turns.
     The event loop's clock has a resolution of a millisecond."""
 
     inflight_items_max: int = Field(default=4096, ge=1, le=1_000_000)

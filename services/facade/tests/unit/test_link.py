@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from doug_wire import pipe
-from facade.client.link import Link
+from facade.client.link import GATHER_BYTES, GATHER_TIMES, Link, OpenBatch
 from facade.client.modes import Kind
 from facade.client.operation import Load, Operation
 
@@ -125,21 +125,54 @@ def test_reset_hands_back_what_was_in_flight(loop: asyncio.AbstractEventLoop) ->
     assert link.silent_s(9.0) == 0
 
 
+def answered(link: Link, loop: asyncio.AbstractEventLoop, items: int, size: int = 10) -> OpenBatch:
+    """A batch of writes of which all were answered."""
+    operations = [make(loop, number, size=size) for number in range(1, items + 1)]
+    assert link.cut(Kind.WRITE, deque(operations), 0.0) is not None
+    link.finished.clear()
+    for operation in operations:
+        link.take(operation.id)
+    return link.finished[0]
+
+
 def test_a_batch_waits_for_those_who_were_answered_before_it(loop: asyncio.AbstractEventLoop) -> None:
     link = Link(1, 100, gather_s=0.0004)
     assert not link.gathers_until_s(Kind.WRITE, 1, 5.0), "nobody was answered yet"
-    link.gather(Kind.WRITE, 3, 5.0)
-    assert link.gathers_until_s(Kind.WRITE, 2, 5.0) == pytest.approx(5.0004)
+    link.gather(answered(link, loop, 3), 3, 5.0)
+    assert link.gathers_until_s(Kind.WRITE, 1, 5.0) == pytest.approx(5.0004)
+    assert link.gathers_until_s(Kind.WRITE, 2, 5.0003) == pytest.approx(5.0004), "small batches wait no longer"
     assert not link.gathers_until_s(Kind.WRITE, 3, 5.0), "all of them are back"
     assert not link.gathers_until_s(Kind.WRITE, 2, 5.0005), "one stays away: the others wait no longer"
     assert not link.gathers_until_s(Kind.READ_LINEARIZABLE, 1, 5.0), "kinds do not wait for each other"
 
 
+def test_behind_a_large_batch_the_next_one_waits_as_long_as_items_come(loop: asyncio.AbstractEventLoop) -> None:
+    link = Link(1, 100, gather_s=0.001)
+    link.gather(answered(link, loop, 4, GATHER_BYTES), 4, 5.0)
+    assert link.gathers_until_s(Kind.WRITE, 1, 5.0009) == pytest.approx(5.0019)
+    assert link.gathers_until_s(Kind.WRITE, 1, 5.0010) == pytest.approx(5.0019), "nothing has come since"
+    assert link.gathers_until_s(Kind.WRITE, 2, 5.0018) == pytest.approx(5.0028)
+    assert not link.gathers_until_s(Kind.WRITE, 2, 5.0029), "nothing has come for so long"
+    assert link.gathers_until_s(Kind.WRITE, 3, 5.0045) == pytest.approx(5.005), "no longer than its bytes allow"
+    link.gather(answered(link, loop, 4, 9 * GATHER_BYTES), 4, 6.0)
+    assert link.gathers_until_s(Kind.WRITE, 3, 6.0075) == pytest.approx(6.0 + GATHER_TIMES * 0.001)
+
+
+def test_a_batch_waits_for_all_of_the_one_before_it_however_many_messages_answered_it(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    link = Link(1, 100, gather_s=0.001)
+    link.gather(answered(link, loop, 8), 3, 5.0)
+    assert link.gathers_until_s(Kind.WRITE, 7, 5.0)
+    assert not link.gathers_until_s(Kind.WRITE, 8, 5.0)
+
+
 def test_a_batch_that_was_cut_leaves_nobody_waiting(loop: asyncio.AbstractEventLoop) -> None:
     link = Link(2, 100, gather_s=0.0004)
-    link.gather(Kind.WRITE, 3, 5.0)
+    link.gather(answered(link, loop, 3), 3, 5.0)
     link.cut(Kind.WRITE, deque([make(loop, 1)]), 5.0)
     assert not link.gathers_until_s(Kind.WRITE, 1, 5.0)
-    link.gather(Kind.WRITE, 3, 5.0)
+    link.reset(5.0)
+    link.gather(answered(link, loop, 3), 3, 5.0)
     link.reset(5.0)
     assert not link.gathers_until_s(Kind.WRITE, 1, 5.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from raft_node.storage.memtable import ENTRY_OVERHEAD_BYTES, Memtable
+from raft_node.storage.memtable import ENTRY_OVERHEAD_BYTES, Memtable, Writes
 
 
 def test_the_last_write_of_a_key_wins_also_inside_a_batch() -> None:
@@ -67,3 +67,16 @@ def test_scans_between_writes_see_what_was_there_and_sort_only_what_is_new() -> 
         assert list(snapshot.items(b"", None, False)) == expected
         assert list(snapshot.items(b"1", b"3", True)) == [each for each in expected if b"1" <= each[0] < b"3"][::-1]
     assert len(memtable._order.of(memtable.entries)) < 6
+
+
+def test_columns_are_the_same_batch() -> None:
+    batch: list[tuple[bytes, bytes | None]] = [(b"a", b"1"), (b"b", None), (b"a", b"2")]
+    writes = Writes.of(batch)
+    assert (list(writes), len(writes), writes[1], writes[-1]) == (batch, 3, (b"b", None), (b"a", b"2"))
+    assert list(writes[1:]) == batch[1:]
+    assert Writes.of(writes) is writes
+    assert not Writes.of([])
+    one, other = Memtable(0, 0), Memtable(0, 0)
+    one.write(batch, 1, 1)
+    other.write(writes, 1, 1)
+    assert (one.entries, one.size_bytes, one.deletes) == (other.entries, other.size_bytes, other.deletes)

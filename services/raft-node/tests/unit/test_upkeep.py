@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pytest
+
 from doug_wire import command as commands
 from doug_wire.command import Opcode
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.kv.keyspace import DUE_PREFIX, USER_PREFIX, due_key, user_key
-from raft_node.kv.operations.work import Limits
+from raft_node.kv.operations.work import NEVER_US, Limits
 from raft_node.kv.partitions import encode_create_shard
 from raft_node.kv.state_machine import StateMachine
 from raft_node.raft.types import Role
@@ -121,3 +123,30 @@ def test_a_key_that_is_written_again_and_again_with_a_time_to_live_has_one_note(
         driver.commit()
     last_us = driver.time_us + 1000 * ttls_ms[-1]
     assert driver.left(DUE_PREFIX) == [due_key(last_us, user_key(key)) for key in (b"a", b"b")]
+
+
+@pytest.mark.parametrize(("role", "rests"), [(Role.LEADER, 2), (Role.FOLLOWER, 1)])
+async def test_writes_wake_the_upkeep_of_a_leader_alone(role: Role, rests: int) -> None:
+    driver: Any = FakeDriver()
+    driver.commit()
+    driver.node.role = role
+    driver.machine.next_due_us = NEVER_US if role is Role.LEADER else 0  # As the upkeep of a leader has left it.
+    begun: list[float] = []
+    rested = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        begun.append(seconds)
+        rested.set()
+        await asyncio.Event().wait()
+
+    upkeep = Upkeep(driver, driver, driver.machine.limits, sleep=sleep)
+    running = asyncio.create_task(upkeep.run())
+    await rested.wait()
+    driver.put(b"key", ttl_ms=5)
+    driver.commit()
+    upkeep.poke()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(begun) == rests

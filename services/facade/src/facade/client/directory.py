@@ -105,8 +105,8 @@ class Directory:
         """
         if self.map is None:
             return None
-        slots = slots_of(keys)
-        found = [shard for shard, _ in map(self.map.owner_of_slot, slots)]
+        slots, shards = slots_of(keys), self.map.shards
+        found = [shards[slot] for slot in slots]
         if not self.shards.keys() >= set(found):
             return None
         counts = self.slot_counts

@@ -7,9 +7,10 @@ Invariants:
        is 50 ms old; so no kind waits behind another, and a slow item cannot hold the link up.
     2. At most ``items_max`` items of a kind are unanswered, open batch or not.
     3. A batch holds at most 1 MiB of records, or one record.
-    4. A batch waits at most ``gather_s`` after the answers of the one before it, and only while fewer items wait than
-       were waiting then and were answered: whoever is answered is likely to ask again at once. Without that, those who
-       were answered miss the next batch, and many clients run as two half batches that take turns.
+    4. A batch waits after the answers of the one before it only while fewer items wait than were waiting then and were
+       answered: whoever is answered is likely to ask again at once. It waits for ``gather_s``, and behind a large
+       batch until none has come for so long (``GATHER_BYTES``). Without that, those who were answered miss the next
+       batch, and many clients run as two half batches that take turns.
 
 Source: ARCHITECTURE.md, The way of a write; docs/formats.md, Pipe.
 """
@@ -26,6 +27,12 @@ from doug_wire.trace_context import TRACES_MAX
 from facade.client.modes import Kind
 from facade.client.operation import Operation
 
+GATHER_BYTES = 16 << 10
+"""For so many bytes of the batch before it a batch waits ``gather_s`` longer, as long as items come: a request with
+many operations takes about half a millisecond to be read, and those who were answered together ask one by one."""
+GATHER_TIMES = 8
+"""How many times ``gather_s`` a batch waits at most."""
+
 
 class OpenBatch:
     """A batch with unanswered items.
@@ -34,18 +41,21 @@ class OpenBatch:
         id: The batch's number, unique on the stream.
         link: The link that it was cut for.
         kind: The kind of operations whose window the batch counts in.
+        items: How many items it was cut with.
+        size: How many bytes these had.
         remaining: How many of its items are unanswered.
         sent_at_s: When the batch was cut, on the loop's clock.
         open: Whether the batch still takes up room in its window.
     """
 
-    __slots__ = ("id", "kind", "link", "open", "remaining", "sent_at_s")
+    __slots__ = ("id", "items", "kind", "link", "open", "remaining", "sent_at_s", "size")
 
     def __init__(self, batch_id: int, link: Link, kind: Kind, remaining: int, sent_at_s: float) -> None:
         self.id = batch_id
         self.link = link
         self.kind = kind
-        self.remaining = remaining
+        self.items = self.remaining = remaining
+        self.size = 0
         self.sent_at_s = sent_at_s
         self.open = True
 
@@ -75,6 +85,8 @@ class Link:
         self._gather_s = gather_s
         self._wanted = [0] * (max(Kind) + 1)
         self._gather_until_s = [0.0] * (max(Kind) + 1)
+        self._gather_end_s = [0.0] * (max(Kind) + 1)
+        self._gathered = [0] * (max(Kind) + 1)
         self._batches: dict[int, OpenBatch] = {}
         self._open = [0] * (max(Kind) + 1)
         self._items = [0] * (max(Kind) + 1)
@@ -91,16 +103,23 @@ class Link:
         """Whether another batch of this kind may be sent now."""
         return self._open[kind] < self._window_batches and self._items[kind] < self._items_max
 
-    def gather(self, kind: Kind, items: int, now_s: float) -> None:
-        """Has the next batch of a kind wait until ``items`` operations wait, or until ``gather_s`` have passed."""
-        self._wanted[kind] = items
+    def gather(self, batch: OpenBatch, items: int, now_s: float) -> None:
+        """Has the next batch wait, behind one that was answered, until ``items`` operations wait, or too few come."""
+        kind = batch.kind
+        self._wanted[kind] = max(items, batch.items)
+        self._gathered[kind] = 0
         self._gather_until_s[kind] = now_s + self._gather_s
+        self._gather_end_s[kind] = now_s + self._gather_s * min(GATHER_TIMES, 1 + batch.size // GATHER_BYTES)
 
     def gathers_until_s(self, kind: Kind, waiting: int, now_s: float) -> float:
         """Until when the next batch of the kind waits for more than the ``waiting`` items; 0 when it may go now."""
         if waiting >= self._wanted[kind]:
             return 0.0
         until_s = self._gather_until_s[kind]
+        if waiting > self._gathered[kind]:
+            # Some have come: the others are likely to be on their way, too.
+            self._gathered[kind] = waiting
+            until_s = self._gather_until_s[kind] = min(now_s + self._gather_s, self._gather_end_s[kind])
         return until_s if until_s > now_s else 0.0
 
     def cut(self, kind: Kind, queue: deque[Operation], now_s: float) -> OutgoingBatch | None:
@@ -131,12 +150,13 @@ class Link:
             self.in_flight[operation.id] = operation
         if not records:
             return None
-        batch.remaining = len(records)
+        blob = records[0] if len(records) == 1 else b"".join(records)
+        batch.items = batch.remaining = len(records)
+        batch.size = len(blob)
         self._wanted[kind] = 0
         self._batches[batch.id] = batch
         self._open[kind] += 1
         self._items[kind] += len(records)
-        blob = records[0] if len(records) == 1 else b"".join(records)
         if traced is None:
             return OutgoingBatch(batch.id, kind, blob, len(records))
         return OutgoingBatch(batch.id, kind, blob, len(records), traced[:TRACES_MAX])

@@ -296,9 +296,9 @@ class Shard:
         if staleness_ms is not None:
             # The answer is older by at most the time of the whole way.
             shown.staleness_ms = staleness_ms + ceil(1000 * (now_s - first_sent_s))
-        for kind in {batch.kind for batch in link.finished if batch.kind in LEADER_KINDS}:
-            link.gather(kind, len(taken) + len(self._queues[kind]), now_s)
         for batch in link.finished:
+            if batch.kind in LEADER_KINDS:
+                link.gather(batch, len(taken) + len(self._queues[batch.kind]), now_s)
             self._metrics.upstream(self.id, KIND_LABELS[batch.kind], now_s - batch.sent_at_s)
         if not node.retired:
             leader_id = "" if self.sessions.is_behind(self.id, shown.entry) else message.leader_id

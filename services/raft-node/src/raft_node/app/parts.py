@@ -112,7 +112,7 @@ def raft_config(settings: NodeSettings) -> RaftConfig:
         uncommitted_bytes_max=settings.uncommitted_bytes_max,
         cache_bytes_max=settings.log_cache_bytes,
         # How many bytes are applied at once: some milliseconds of small entries, which block the event loop.
-        committed_bytes_max=64 << 10,
+        committed_bytes_max=128 << 10,
         lease_ticks=settings.lease_ticks if settings.leader_lease_enabled else 0,
     )
 

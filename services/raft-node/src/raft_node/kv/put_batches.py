@@ -12,21 +12,23 @@ Invariants:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import count as count_from
 from itertools import repeat
+from operator import add
 
 from doug_wire import command as commands
 from doug_wire.command import Opcode
+from doug_wire.payload import BATCH_PART
 from doug_wire.puts import Puts, decode_puts, encode_results
 from doug_wire.slots import slots_of
 from raft_node.entry import HEADER_BYTES
-from raft_node.kv.keyspace import USER_PREFIX, VALUE_FORMAT, VALUE_HEADER
+from raft_node.kv.keyspace import USER_PREFIX, VALUE_FORMAT, VALUE_HEADER, VALUE_HEADER_BYTES
 from raft_node.kv.ownership import Ownership
 
 _START = HEADER_BYTES + commands.HEADER.size
 _BATCH = int(Opcode.BATCH)
-_LAYOUTS = 32
 
 Effects = list[tuple[bytes, bytes | None]]
 
@@ -58,28 +60,36 @@ def carry_out(data: bytes, ownership: Ownership, revision: int, effects: Effects
     return encode_results(count, revision + 1), revision + count
 
 
-def _owned(puts: Puts, ownership: Ownership) -> Iterable[int] | None:
+def _owned(puts: Puts, ownership: Ownership) -> Sequence[int] | None:
     """The epochs at which the keys' slots are owned; None if a put would be refused for that."""
     told = set(puts.epochs)
     epoch = ownership.everywhere
     if epoch:
-        return repeat(epoch) if told <= {0, epoch} else None
+        return (epoch,) * len(puts.keys) if told <= {0, epoch} else None
     epochs = [ownership.epochs[slot] for slot in slots_of(puts.keys)]
     if told != {0} and any(asked not in (0, owned) for asked, owned in zip(puts.epochs, epochs, strict=True)):
         return None
     return None if 0 in epochs else epochs
 
 
-def _stored(puts: Puts, epochs: Iterable[int], revision: int) -> Iterable[bytes]:
+def _stored(puts: Puts, epochs: Sequence[int], revision: int) -> Iterable[bytes]:
     """The values as they are stored, with revisions from this one on."""
-    fixed = repeat(VALUE_FORMAT), repeat(0), repeat(0)
-    revisions = range(revision, revision + len(puts.keys))
-    if puts.value_bytes >= 0:
-        return map(_layout(puts.value_bytes).pack, *fixed, epochs, revisions, puts.values)
-    heads = map(VALUE_HEADER.pack, *fixed, epochs, revisions)
-    return [head + value for head, value in zip(heads, puts.values, strict=True)]
+    count = len(epochs)
+    if count <= BATCH_PART and epochs.count(epochs[0]) == count and revision + count <= 1 << 64:
+        # All headers are one number: what a revision adds to it is added to all of them at once.
+        first, step, cut = _headers_from_zero(count, epochs[0])
+        return map(add, cut((first + revision * step).to_bytes(VALUE_HEADER_BYTES * count, "little")), puts.values)
+    heads = map(VALUE_HEADER.pack, repeat(VALUE_FORMAT), repeat(0), repeat(0), epochs, count_from(revision))
+    return map(add, heads, puts.values)
 
 
-@lru_cache(maxsize=_LAYOUTS)
-def _layout(value_bytes: int) -> struct.Struct:
-    return struct.Struct(f"{VALUE_HEADER.format}{value_bytes}s")
+@lru_cache(maxsize=BATCH_PART)
+def _headers_from_zero(count: int, epoch: int) -> tuple[int, int, Callable[[bytes], tuple[bytes, ...]]]:
+    """As numbers, the headers of so many values from revision 0 on, and the difference that the next revision makes.
+
+    The last one cuts headers apart.
+    """
+    first = b"".join([VALUE_HEADER.pack(VALUE_FORMAT, 0, 0, epoch, place) for place in range(count)])
+    step = VALUE_HEADER.pack(0, 0, 0, 0, 1) * count
+    cut = struct.Struct(f"{VALUE_HEADER_BYTES}s" * count)
+    return int.from_bytes(first, "little"), int.from_bytes(step, "little"), cut.unpack

@@ -25,7 +25,7 @@ from raft_node.storage.changes.history import History, Limits
 from raft_node.storage.changes.segments import ChangeSegment, ChangeWrite
 from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.files import FileSystem
-from raft_node.storage.memtable import Batch, Memtable
+from raft_node.storage.memtable import Batch, Memtable, Writes
 from raft_node.storage.merges.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
 from raft_node.storage.merges.results import Prepared, Results
 from raft_node.storage.merges.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, tmp_directory
@@ -179,12 +179,12 @@ class Engine:
         assert self._adoption is None, "a checkpoint is about to take the place of what is written"
         memtable, changes = self._active
         assert applied_index > memtable.applied_index, (applied_index, memtable.applied_index)
-        before = memtable.size_bytes
-        memtable.write(batch, applied_index, applied_term)
+        before, writes = memtable.size_bytes, Writes.of(batch)
+        memtable.write(writes, applied_index, applied_term)
         size_bytes = memtable.size_bytes - before
         self.written_bytes += size_bytes
-        changes.add(batch, applied_index, applied_term, size_bytes, span)
-        self.history.add(batch, span)
+        changes.add(writes, applied_index, applied_term, size_bytes, span)
+        self.history.add(writes, span)
         if memtable.size_bytes >= self._options.memtable_bytes:
             self.rotate()
 

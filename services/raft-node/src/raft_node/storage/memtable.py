@@ -13,12 +13,51 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
+from typing import overload
 
 from raft_node.storage.tables.iterators import Columns, Record, merge, records
 
 Batch = Sequence[tuple[bytes, bytes | None]]
 """Key and value, None for a delete. A later item of the same key wins."""
+
+
+class Writes(Batch):
+    """A batch that is kept for as long as its memtable, as two columns: they need no object for each write.
+
+    Attributes:
+        keys: The keys.
+        values: The values.
+    """
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self, batch: Batch) -> None:
+        self.keys = [key for key, _ in batch]
+        self.values = [value for _, value in batch]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes | None]]:
+        return zip(self.keys, self.values, strict=True)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[bytes, bytes | None]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Batch: ...
+
+    def __getitem__(self, place: int | slice) -> tuple[bytes, bytes | None] | Batch:
+        if isinstance(place, slice):
+            return list(zip(self.keys[place], self.values[place], strict=True))
+        return self.keys[place], self.values[place]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Writes:
+        """A batch as columns; itself if it is."""
+        return batch if isinstance(batch, Writes) else cls(batch)
+
 
 ENTRY_OVERHEAD_BYTES = 110
 """The bytes that a record takes beside its key and value: two bytes objects and a place in a dict."""
@@ -53,13 +92,15 @@ class Memtable:
 
     def write(self, batch: Batch, applied_index: int, applied_term: int) -> None:
         """Takes the writes of log entries up to ``applied_index``."""
-        self.entries.update(batch)
+        writes = Writes.of(batch)
+        keys, values = writes.keys, writes.values
+        self.entries.update(zip(keys, values, strict=True))
         try:
-            size = sum(map(len, chain.from_iterable(batch)))  # type: ignore[arg-type]
+            size = sum(map(len, keys)) + sum(map(len, values))  # type: ignore[arg-type]
         except TypeError:
-            size = sum([len(key) + (0 if value is None else len(value)) for key, value in batch])
-            self.deletes += sum([value is None for _, value in batch])
-        self.size_bytes += size + ENTRY_OVERHEAD_BYTES * len(batch)
+            size = sum(map(len, keys)) + sum([0 if value is None else len(value) for value in values])
+            self.deletes += values.count(None)
+        self.size_bytes += size + ENTRY_OVERHEAD_BYTES * len(keys)
         self.applied_index = applied_index
         self.applied_term = applied_term
         self._snapshot = None

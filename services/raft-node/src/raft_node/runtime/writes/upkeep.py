@@ -76,7 +76,8 @@ class Upkeep:
 
     def poke(self) -> None:
         """Notes that something was written; cheap enough to be called for every batch."""
-        if self._driver.machine.next_due_us < self._until_us:
+        # On a follower ``next_due_us`` stays 0, since only leaders look: it would be woken for every batch, in vain.
+        if self._driver.machine.next_due_us < self._until_us and self._leads:
             self._wake.set()
 
     async def run(self) -> None:

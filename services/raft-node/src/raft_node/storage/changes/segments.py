@@ -23,7 +23,7 @@ from crc32c import crc32c
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.files import FileSystem, ReadableFile, WritableFile
-from raft_node.storage.memtable import Batch
+from raft_node.storage.memtable import Batch, Writes
 from raft_node.storage.tables.block import KEY_BYTES_MAX, TOMBSTONE, cut, encode_lengths, little_endian, same
 from raft_node.storage.tables.iterators import Columns
 
@@ -37,7 +37,7 @@ FRAME_BYTES = _FRAME.size
 _UPTO_AT = 24
 _RECORD_BYTES = 6
 
-_JOIN_BYTES_MAX = 64 << 10
+_JOIN_BYTES_MAX = 128 << 10
 _INLINE_BYTES_MAX = 1 << 10
 _PIECE_KEYS = 4096
 _WRITE_BYTES = 1 << 20
@@ -64,8 +64,8 @@ def encode_file_header() -> bytes:
 
 def encode_frame(batch: Batch, applied_index: int, applied_term: int, span: Span = NO_SPAN) -> list[bytes]:
     """One batch as a frame, in parts, so that big values are not copied."""
-    count = len(batch)
-    keys, all_values = zip(*batch, strict=True) if batch else ((), ())
+    writes = Writes.of(batch)
+    keys, all_values, count = writes.keys, writes.values, len(batch)
     assert not keys or max(map(len, keys)) <= KEY_BYTES_MAX
     values = list(filter(None, all_values))
     value_bytes = sum(map(len, values))
