@@ -76,6 +76,7 @@ async def work(whole: Whole, kind: str, connections: int) -> dict[str, float]:
     address = whole.facade_hosts[0].address
     clients = [(await whole.loop.create_connection(HttpConnection, address, HTTP_PORT))[1] for _ in range(connections)]
     await together("put", 3)
+    await asyncio.sleep(1.0)  # A follower learns a little later that what it has is committed.
     await together(kind, 3)
     gc.collect()
     gc.freeze()
