@@ -232,9 +232,8 @@ def test_whether_this_machine_can_build_depends_on_the_compiler_that_is_called(
 
 def test_one_build_at_a_time_is_under_way_for_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "folder"
-    with building._alone(folder), folder.with_name("folder.lock").open("w") as lock:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with building._alone(folder), folder.with_name("folder.lock").open("w") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with folder.with_name("folder.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
