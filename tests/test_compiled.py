@@ -6,6 +6,8 @@ which need a C compiler and Python's headers.
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -214,6 +216,26 @@ def test_a_folder_is_out_of_date_once_anything_of_it_changes(tmp_path: Path) -> 
     assert not building.is_current(folder, building.fingerprint(files, []))
     changed = small(tmp_path, PARTS + "# changed\n")
     assert not building.is_current(folder, building.fingerprint(changed, ["small.parts"]))
+    moved = {name.replace("small/", "smaller/"): path for name, path in changed.items()}
+    assert building.fingerprint(moved, ["small.parts"]) != building.fingerprint(changed, ["small.parts"])
+
+
+def test_whether_this_machine_can_build_depends_on_the_compiler_that_is_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python may name another one than cc, and CI fails where it is there and refuses."""
+    monkeypatch.setenv("CC", "no-such-compiler -pthread")
+    assert not building.can_build()
+    with pytest.raises(building.NotHereError):
+        building.build(tmp_path / "folder", small(tmp_path), ["small.parts"])
+
+
+def test_one_build_at_a_time_is_under_way_for_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "folder"
+    with building._alone(folder), folder.with_name("folder.lock").open("w") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with folder.with_name("folder.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_everything_of_the_packages_is_in_the_folder() -> None:
@@ -242,6 +264,35 @@ def test_a_native_module_gives_what_python_gives(built: tuple[Path, dict[str, Pa
     pure, native = asked(files["small/parts.py"].parent.parent), asked(folder)
     assert pure[1].endswith("parts.py") and native[1].endswith(".so")
     assert native[0] == pure[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("built")
+def test_a_source_that_is_as_it_was_before_is_native_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects of the first build are taken again, which are older than the library of the second.
+
+    The build that takes the second one's place is interrupted while it removes that: no half of it stays in its place.
+    """
+    folder, files = tmp_path / "made", small(tmp_path)
+    other = PARTS.replace("self.value += number", "self.value -= number")
+    building.build(folder, files, ["small.parts"])
+    first = asked(folder)
+    building.build(folder, small(tmp_path, other), ["small.parts"])
+    assert asked(folder)[0] != first[0]
+    removed = []
+
+    def interrupted(path: Path, **options: bool) -> None:
+        removed.append(path)
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        building.build(folder, small(tmp_path), ["small.parts"])
+    assert folder not in removed
+    assert asked(folder) == first
 
 
 @pytest.mark.slow

@@ -128,3 +128,13 @@ def test_results_of_which_one_says_more_are_left(second: bytes) -> None:
     first = pipe.encode_result(0, Status.OK, 7)
     assert puts.decode_results(first + second, 2) is None
     assert puts.decode_results(b"", 0) is None
+
+
+@pytest.mark.parametrize("count", [2, 250, 300])
+def test_results_with_revisions_beyond_64_bits_are_left_too(count: int) -> None:
+    last = (1 << 64) - 1
+    blob = pipe.encode_result(0, Status.OK, last) + b"".join(
+        pipe.encode_result(place, Status.OK, place - 1) for place in range(1, count)
+    )
+    assert puts.decode_results(blob, count) is None
+    assert puts.decode_results(blob[: pipe.RESULT.size], 1) == range(last, last + 1)

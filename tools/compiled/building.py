@@ -5,8 +5,9 @@ The folder has everything else of the packages, too, so that it takes their plac
 and an edited source is never hidden by an older native module. A stamp says of what it was made.
 
 Invariants:
-1. The folder appears at once, with its stamp, or not at all.
+1. The folder appears at once, with its stamp, or not at all; what takes its place never changes or empties it.
 2. Nothing of it is older than the sources that its stamp names.
+3. One build at a time is under way for a folder.
 
 Source: mypyc's documentation, "Using mypyc with setuptools"; what is called here is what its `mypycify` gives.
 """
@@ -14,13 +15,15 @@ Source: mypyc's documentation, "Using mypyc with setuptools"; what is called her
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -72,12 +75,17 @@ def sources(root: Path = ROOT) -> dict[str, Path]:
 def fingerprint(files: dict[str, Path], modules: Iterable[str]) -> str:
     """What a folder is made of: the files, the list of modules, this tool, and the programs that make it."""
     digest = hashlib.sha256()
-    for fact in (sys.version, tag(), metadata.version("mypy"), OPTIMIZATION, *modules):
+    for fact in (*programs(), OPTIMIZATION, *modules):
         digest.update(fact.encode() + b"\0")
-    for path in (*sorted(OWN.iterdir()), *files.values()):
+    for name, path in (*((path.name, path) for path in sorted(OWN.iterdir())), *files.items()):
         if path.is_file():
-            digest.update(str(path.name).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def programs() -> tuple[str, ...]:
+    """The programs that make a folder, by name and version: their headers are part of what is made."""
+    return sys.version, tag(), metadata.version("mypy")
 
 
 def make(modules: Sequence[str]) -> Path:
@@ -86,12 +94,23 @@ def make(modules: Sequence[str]) -> Path:
     Raises:
         BuildError: It cannot be made.
     """
-    files, folder = sources(), folder_of()
-    if not is_current(folder, fingerprint(files, modules)):
-        begun = time.monotonic()
-        build(folder, files, modules)
-        print(f"compiled: {len(modules)} native modules in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    folder = folder_of()
+    with _alone(folder):
+        files = sources()
+        if not is_current(folder, fingerprint(files, modules)):
+            begun = time.monotonic()
+            build(folder, files, modules)
+            print(f"compiled: {len(modules)} native modules in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     return folder
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until nobody else makes the folder. The system gives the lock back when a process ends, however it does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_current(folder: Path, wanted: str) -> bool:
@@ -106,8 +125,9 @@ def file_of(module: str) -> str:
 
 
 def can_build() -> bool:
-    """Whether this machine has a C compiler and Python's headers."""
-    return shutil.which("cc") is not None and (Path(get_paths()["include"]) / "Python.h").exists()
+    """Whether this machine has Python's headers, and the C compiler that is called: not each one is named cc."""
+    compiler, *_ = shlex.split(os.environ.get("CC") or get_config_var("CC") or "cc")
+    return shutil.which(compiler) is not None and (Path(get_paths()["include"]) / "Python.h").exists()
 
 
 def check(files: dict[str, Path], modules: Sequence[str]) -> list[str]:
@@ -139,14 +159,18 @@ def build(folder: Path, files: dict[str, Path], modules: Sequence[str]) -> None:
     _copy(files, copied)
     made = _extensions(work, copied, modules)
     built = _compile(work, made)
-    fresh = folder.with_name(folder.name + ".new")
-    for path in (fresh, folder):
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for path in (fresh, old):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(copied, fresh)
     for place, path in built.items():
         shutil.copy2(path, fresh / place)
     (fresh / STAMP).write_text(stamp, encoding="utf-8")
+    if folder.exists():
+        # Half a folder would still have its stamp: it is removed under another name.
+        folder.rename(old)
     fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy(files: dict[str, Path], copied: Path) -> None:
@@ -205,6 +229,8 @@ class _Compiler:
         self._work = work
         self._compiler: Any = ccompiler.new_compiler()
         sysconfig.customize_compiler(self._compiler)
+        # A library that is newer than its objects may still be of others: an object that is taken again is an old file.
+        self._compiler.force = True
         self._headers = b"".join(path.read_bytes() for path in (HEADER, *sorted((work / "c").rglob("*.h"))))
         (work / "objects").mkdir(exist_ok=True)
 
@@ -212,7 +238,8 @@ class _Compiler:
         """Makes an object of a file of C; returns its path."""
         includes = [*extension.include_dirs, get_paths()["include"]]
         arguments = [*extension.extra_compile_args, "-include", str(HEADER)]
-        facts = (source.encode(), Path(source).read_bytes(), self._headers, repr((includes, arguments)).encode())
+        called = repr((includes, arguments, self._compiler.compiler_so, programs())).encode()
+        facts = (source.encode(), Path(source).read_bytes(), self._headers, called)
         kept = self._work / "objects" / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:32]}.o"
         if not kept.exists():
             (made,) = self._compiler.compile(

@@ -113,6 +113,8 @@ def decode_results(blob: bytes, count: int) -> range | None:
     if len(blob) != pipe.RESULT.size * count or not count:
         return None
     revision = pipe.RESULT.unpack_from(blob)[3]
+    if revision + count > 1 << 64:
+        return None
     return range(revision, revision + count) if encode_results(count, revision) == blob else None
 
 

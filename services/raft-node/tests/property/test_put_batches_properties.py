@@ -10,11 +10,13 @@ from doug_wire import command as commands
 from doug_wire.command import Opcode
 from doug_wire.partition_map import SlotRange
 from doug_wire.payload import encode_batch
+from doug_wire.puts import Puts
 from doug_wire.slots import SLOTS
 from raft_node import entry as entries
 from raft_node.entry import Entry, EntryKind
 from raft_node.errors import CorruptionError
-from raft_node.kv.keyspace import SLOTS_KEY
+from raft_node.kv import put_batches
+from raft_node.kv.keyspace import SLOTS_KEY, VALUE_FORMAT, VALUE_HEADER
 from raft_node.kv.operations.work import Outcome
 from raft_node.kv.ownership import Ownership
 from raft_node.kv.partitions import encode_create_shard
@@ -90,6 +92,22 @@ def test_puts_do_the_same_by_columns_and_one_by_one(seed: int, owned: str) -> No
         found.append((outcomes, store.data, machine.revision))
     assert found[0] == found[1]
     assert len({value for value in found[0][1].values() if value is not None}) > 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 250, 251])
+@pytest.mark.parametrize("epoch", [1, 256, (1 << 32) - 1])
+@pytest.mark.parametrize("revision", [1, 250, (1 << 32) - 2, (1 << 56) - 1, (1 << 63) - 1, (1 << 64) - 251])
+def test_headers_that_are_counted_up_as_one_number_carry_into_no_other_field(
+    revision: int, epoch: int, count: int
+) -> None:
+    """At every border of the fields, and with one epoch or several, by which they are made in two ways."""
+    values = [bytes((place % 256,)) * (place % 3) for place in range(count)]
+    for epochs in ((epoch,) * count, (*(epoch,) * (count - 1), 7)):
+        puts = Puts([b"k"] * count, values, epochs, -1)
+        assert [*put_batches._stored(puts, epochs, revision)] == [
+            VALUE_HEADER.pack(VALUE_FORMAT, 0, 0, epochs[place], revision + place) + values[place]
+            for place in range(count)
+        ]
 
 
 def test_a_malformed_batch_stops_the_node_as_if_it_had_been_carried_out_one_by_one() -> None:

@@ -125,8 +125,13 @@ def test_a_key_that_is_written_again_and_again_with_a_time_to_live_has_one_note(
     assert driver.left(DUE_PREFIX) == [due_key(last_us, user_key(key)) for key in (b"a", b"b")]
 
 
-@pytest.mark.parametrize(("role", "rests"), [(Role.LEADER, 2), (Role.FOLLOWER, 1)])
-async def test_writes_wake_the_upkeep_of_a_leader_alone(role: Role, rests: int) -> None:
+@pytest.mark.parametrize(
+    ("role", "then", "rests"),
+    [(Role.LEADER, Role.LEADER, 2), (Role.FOLLOWER, Role.FOLLOWER, 1), (Role.FOLLOWER, Role.LEADER, 2)],
+)
+async def test_writes_wake_the_upkeep_of_a_leader_alone_and_the_first_one_that_of_a_new_leader(
+    role: Role, then: Role, rests: int
+) -> None:
     driver: Any = FakeDriver()
     driver.commit()
     driver.node.role = role
@@ -142,6 +147,7 @@ async def test_writes_wake_the_upkeep_of_a_leader_alone(role: Role, rests: int) 
     upkeep = Upkeep(driver, driver, driver.machine.limits, sleep=sleep)
     running = asyncio.create_task(upkeep.run())
     await rested.wait()
+    driver.node.role = then
     driver.put(b"key", ttl_ms=5)
     driver.commit()
     upkeep.poke()
