@@ -24,7 +24,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -179,20 +179,19 @@ class _PlainFile(tarfile.TarInfo):
     """A member of a shard's archive.
 
     A member of another kind is refused before tarfile reads more: damaged sparse maps and long names would raise errors
-    that are no ``tarfile.TarError``.
+    that are no ``tarfile.TarError``. Its kind is known as soon as its header sets it, in every version of tarfile.
     """
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """See ``tarfile.TarInfo.frombuf``.
+    def _kind(self) -> bytes:
+        return self._known_kind
 
-        Raises:
-            tarfile.ReadError: The member is no plain file.
-        """
-        member = super().frombuf(buf, encoding, errors)
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise tarfile.ReadError(f"{member.name} is no plain file")
-        return member
+    def _set_kind(self, value: bytes) -> None:
+        if value not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise tarfile.ReadError(f"{self.name} is no plain file")
+        self._known_kind = value
+
+    type = property(_kind, _set_kind)
+    """The kind of the member, as tarfile calls it. Whoever sets it to another one gets ``tarfile.ReadError``."""
 
 
 def receive_shard(

@@ -226,7 +226,7 @@ def test_an_archive_with_anything_but_plain_files_is_refused(tmp_path: Path, kin
     header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]  # type: ignore[attr-defined]  # It has no stub.
     archive = b"" if first else archive_of({backups.FACTS: json.dumps(facts_of(0)).encode()})[: 2 * tarfile.BLOCKSIZE]
     archive += bytes(header) + b"000"
-    with pytest.raises(backups.IncompleteError, match="CHECKPOINT is no plain file"):
+    with pytest.raises(backups.IncompleteError, match=r"CHECKPOINT/? is no plain file"):
         backups.receive_shard(io.BytesIO(archive), 0, tmp_path / "shard-0", nothing_is_told)
 
 
