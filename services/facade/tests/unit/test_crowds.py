@@ -312,3 +312,87 @@ async def test_bodies_that_end_together_begin_in_turn() -> None:
     await answered(crowd)
     assert all(each.statuses == [503] for each in crowd)
     assert front.arriving.held == 0
+
+
+@pytest.mark.pure
+async def test_who_began_behind_others_is_not_idle_and_nothing_is_answered_before_it() -> None:
+    """A request that had waited for its turn behind two others counted as none: the next one was answered before it."""
+    front, few = crowded(BEGUN_MAX + 50)
+    router: Any = Busy()
+    last = few[-1]
+    last.protocol._lane = HotLane(router, Metrics(), front)
+    await last.send(GET)
+    gate = last.hold("/long")
+    heads = [b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in (b"a", b"b", b"long")]
+    last.protocol.data_received(b"".join(heads))
+    async with asyncio.timeout(60):
+        while "/long" not in last.begun:
+            for each in few[:-1]:
+                each.protocol.data_received(GET)
+            await asyncio.sleep(0)
+    last.protocol.check_time(last.protocol.loop.time() + 1000, 75.0)
+    assert not last.transport.closed, "its request is under way"
+    await last.send(GET)
+    assert last.statuses == [503, 200, 200]
+    gate.set()
+    await answered(few)
+    assert last.statuses == [503, 200, 200, 200, 503]
+
+
+@pytest.mark.pure
+async def test_what_is_wrong_behind_a_request_that_waits_for_its_turn_is_told_behind_its_answer() -> None:
+    """The client of a request in order was told that it was not, and that in the place of its answer."""
+    front, crowd = crowded()
+    router: Any = Busy()
+    lane = HotLane(router, Metrics(), front)
+    for each in crowd:
+        each.protocol._lane = lane
+        each.protocol.data_received(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
+    await answered(crowd)
+    for each in crowd:
+        each.protocol.data_received(b"bNONSENSE\r\n\r\n")
+    await answered(crowd)
+    assert all(each.statuses == [503, 400] for each in crowd)
+    assert all(each.transport.ended for each in crowd)
+    assert front.arriving.held == 0
+
+
+@pytest.mark.pure
+async def test_a_body_of_the_short_way_that_broke_off_is_told_behind_a_long_request() -> None:
+    """It was moved to the application meanwhile, which waited for the rest for ever, and the client for the answer."""
+    front = Front(SETTINGS, Metrics())
+    router: Any = Busy()
+    connection = Connection(front)
+    connection.protocol._lane = HotLane(router, Metrics(), front)
+    front.arriving.limit = 100
+    gate = connection.hold("/long")
+    await connection.send(b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n")
+    await connection.send(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\na", bytes(200))
+    assert front.arriving.held == 0, "what was dropped holds no room"
+    connection.protocol.check_time(connection.protocol.loop.time() + 1, 75.0)
+    gate.set()
+    await connection.settle()
+    assert connection.statuses == [200, 503]
+    assert connection.transport.ended
+
+
+@pytest.mark.parametrize(
+    "begun", [b"PUT /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n", b"GET /a HTTP/1.1\r\nX: "]
+)
+async def test_a_probe_takes_nobody_along_that_waits_before_it(begun: bytes) -> None:
+    """16 requests of the long way more began in each turn, each with a probe, or what looks like one, behind it."""
+    front, crowd = crowded(4 * BEGUN_MAX + LONG_MAX)
+    for each in crowd:
+        each.protocol.data_received(begun)
+        await each.settle()
+    for each in crowd:
+        each.protocol.data_received(
+            b"b" + GET if begun.startswith(b"PUT") else b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
+        )
+    under_way = sum(each.protocol._current is not None for each in crowd)
+    for each in crowd:
+        each.protocol.data_received(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert sum(each.protocol._current is not None for each in crowd) == under_way
+    assert under_way <= BEGUN_MAX
+    await answered(crowd)
+    assert front.arriving.held == 0

@@ -207,7 +207,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._later or self._unparsed:
             self._put_aside(self._unparsed + data)
-            if self._waits and self._crowd.hurries(self._unparsed):
+            if self._waits and not (self._later or self._in_head) and self._crowd.hurries(self._unparsed):
                 self.take_turn()
             elif self._waits or len(self._unparsed) > UNPARSED_BYTES_MAX:
                 self.flow.pause_reading()
@@ -218,7 +218,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Puts the beginning of a request aside while it is others' turn; returns whether it did."""
         if self._receiving is not None or self._hot is not None:
             return False  # It is no beginning.
-        if self._crowd.take(self, data):
+        if self._crowd.take(self, b"" if self._in_head else data):
             self._turn = self._crowd.turns
             return False
         self._put_aside(data)
@@ -469,7 +469,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if unparsed:
             self._bodies.put_aside(0)
             self._parse(unparsed)
-        if self._current is None:
+        if self._current is None and not self._later:
             now_s = self.loop.time()
             if self._in_head:
                 self.head_since_s = now_s  # Until now the client waited for the facade.
@@ -482,16 +482,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """Reads no more, tells the client why when it is the request's turn, and ends the connection."""
         if self._ended:
             return
-        self._ended, self._unparsed = True, b""
+        self._ended, self._unparsed, self._hot = True, b"", None
         self._bodies.put_aside(0)
-        self.head_since_s, self._last_word = None, error
-        exchange = self._receiving
+        self.head_since_s, self._last_word, exchange = None, error, self._receiving
+        if exchange is not None or not self._waits:
+            self._bodies.release()  # Otherwise bodies of requests that are whole wait for their turn.
         if exchange is not None and not exchange.response_complete:
-            self._bodies.release()
             exchange.break_off(error)
         elif exchange is not None:
             self.close()
-        elif self._current is None:
+        elif self._current is None and not self._later:
             self._say_last_word()
 
     def _say_last_word(self) -> None:
