@@ -151,3 +151,39 @@ async def test_a_turn_that_is_given_up_just_as_it_comes_leaves_its_place() -> No
     assert task.cancelled() and not pace._under_way
     async with asyncio.timeout(60):
         await pace.turn("one")
+
+
+async def test_who_says_nothing_keeps_others_of_its_address_out_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 silent connections kept a client of the same address waiting until their handshakes timed out, ten seconds."""
+    pace, never = Pace(8, 2), asyncio.Event()
+    ends: list[str] = []
+
+    async def go(name: str) -> None:
+        await pace.turn("nat")
+        try:
+            if name.startswith("silent"):
+                await never.wait()
+            ends.append(name)
+        except asyncio.CancelledError:
+            ends.append(f"{name} is given up")
+            raise
+        finally:
+            pace.over("nat", failed=not ends or ends[-1] != name)
+
+    silent = [asyncio.create_task(go(f"silent {number}")) for number in range(2)]
+    await asyncio.sleep(0)
+    late = asyncio.create_task(go("late"))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not ends and list(pace._timers) == ["nat"], "they have not been under way for long"
+    monkeypatch.setattr(accepting, "PLACE_S", 0.0)
+    pace._timers["nat"].cancel()
+    pace._look_again("nat")
+    await late
+    assert ends == ["silent 0 is given up", "late"]
+    assert pace._gone_on <= 2, "what was silent cost no turns"
+    never.set()
+    await asyncio.gather(*silent, return_exceptions=True)
+    assert not (pace._waiting or pace._held or pace._under_way or pace._since or pace._given_up or pace._timers)

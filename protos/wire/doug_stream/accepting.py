@@ -35,6 +35,8 @@ FAILED = 4
 """So many turns does it cost if what had one fails: handshakes of strangers do, and may take long."""
 OWED_MAX = 16
 """So many turns at most pass because of that."""
+PLACE_S = 1.0
+"""What has been under way for so long is given up while others of its network wait: who is silent keeps nobody out."""
 
 
 async def accepted(
@@ -80,7 +82,7 @@ class Pace:
     that come together would keep the loop from everything else meanwhile. Nor do they keep others waiting: networks
     take turns, so that whoever comes from another one than a crowd goes on at once. What a stranger sends next may take
     the loop much longer than that beginning; so few of a network are under way, and each that fails takes the place of
-    several.
+    several. While others of its network wait, one that has been under way for ``PLACE_S`` is cancelled for them.
     """
 
     def __init__(self, of_turn: int, of_network: int | None = None) -> None:
@@ -98,36 +100,75 @@ class Pace:
         """Those that wait for a turn, by network; the network whose turn is next comes first."""
         self._held: dict[str, deque[asyncio.Future[None]]] = {}
         """Those of networks that have too many under way."""
+        self._since: dict[str, dict[asyncio.Task[Any], float]] = {}
+        """The tasks of those under way, and when each began, by network; the oldest first."""
+        self._given_up: set[asyncio.Task[Any]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._turns = False
 
     async def turn(self, network: str) -> None:
-        """Waits until it is one's turn; ``network`` is where one comes from. Then ``over`` must be called."""
+        """Waits until it is one's turn; ``network`` is where one comes from.
+
+        Then the same task must call ``over``. It may be cancelled in between.
+        """
         loop = asyncio.get_running_loop()
         self._go_on(loop)
         has_room = self._has_room(network)
         if self._gone_on < self._of_turn and not self._waiting and has_room:
             self._begin(network)
+            self._note(loop, network)
             return
         mine = loop.create_future()
         lines = self._waiting if has_room or network in self._waiting else self._held
         lines.setdefault(network, deque()).append(mine)
+        self._relieve(network)
         try:
             await mine
         except asyncio.CancelledError:
             if not mine.cancelled():  # It was given up just as its turn came.
                 self.over(network)
             raise
+        self._note(loop, network)
 
     def over(self, network: str, *, failed: bool = False) -> None:
         """What had its turn has ended, well or not."""
         self._under_way[network] -= 1
         if not self._under_way[network]:
             del self._under_way[network]
-        if failed and self._of_network is not None:
+        task = _task()
+        since = self._since.get(network, {})
+        since.pop(task, None)
+        if not since:
+            self._since.pop(network, None)
+        if task in self._given_up:
+            self._given_up.remove(task)  # It was silent, and cost nothing.
+        elif failed and self._of_network is not None:
             self._gone_on = min(self._gone_on + FAILED * self._of_turn, OWED_MAX * self._of_turn)
         if network in self._held:
             self._waiting[network] = self._held.pop(network)
         self._go_on(asyncio.get_running_loop())
+
+    def _note(self, loop: asyncio.AbstractEventLoop, network: str) -> None:
+        if self._of_network is not None:
+            self._since.setdefault(network, {})[_task()] = loop.time()
+
+    def _relieve(self, network: str) -> None:
+        """Gives up those of a network that have been under way for long, as many as wait; looks again later."""
+        if network not in self._held or network in self._timers:
+            return
+        loop = asyncio.get_running_loop()
+        since = self._since.get(network, {})
+        for task, began_s in list(since.items())[: len(self._held[network])]:
+            if loop.time() - began_s < PLACE_S:
+                self._timers[network] = loop.call_at(began_s + PLACE_S, self._look_again, network)
+                break
+            del since[task]
+            self._given_up.add(task)
+            task.cancel()
+
+    def _look_again(self, network: str) -> None:
+        del self._timers[network]
+        self._relieve(network)
 
     def _has_room(self, network: str) -> bool:
         return self._of_network is None or self._under_way[network] < self._of_network
@@ -148,6 +189,7 @@ class Pace:
             line = self._waiting.pop(network)
             if not self._has_room(network):
                 self._held[network] = line
+                self._relieve(network)
                 continue
             first = line.popleft()
             if line:
@@ -158,6 +200,12 @@ class Pace:
         self._turns = False
         if self._gone_on or self._waiting:
             self._go_on(loop)
+
+
+def _task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def raise_error(accepting: asyncio.Task[Any]) -> None:
