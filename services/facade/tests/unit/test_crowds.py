@@ -284,11 +284,26 @@ class Busy:
     write = read
 
 
+def busy_lane(front: Front) -> HotLane:
+    router: Any = Busy()
+    return HotLane(router, Metrics(), front)
+
+
+async def send_all_but_a_byte() -> tuple[Front, list[Connection]]:
+    """A crowd whose puts lack the last byte of their bodies."""
+    front, crowd = crowded()
+    lane = busy_lane(front)
+    for each in crowd:
+        each.protocol._lane = lane
+        each.protocol.data_received(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
+    await answered(crowd)
+    return front, crowd
+
+
 @pytest.mark.pure
 async def test_what_is_parsed_behind_a_request_counts_though_it_begins_later() -> None:
     front, crowd = crowded()
-    router: Any = Busy()
-    lane = HotLane(router, Metrics(), front)
+    lane = busy_lane(front)
     for each in crowd:
         each.protocol._lane = lane
         each.protocol.data_received(GET * BEGUN_MAX)
@@ -298,13 +313,7 @@ async def test_what_is_parsed_behind_a_request_counts_though_it_begins_later() -
 
 @pytest.mark.pure
 async def test_bodies_that_end_together_begin_in_turn() -> None:
-    front, crowd = crowded()
-    router: Any = Busy()
-    lane = HotLane(router, Metrics(), front)
-    for each in crowd:
-        each.protocol._lane = lane
-        each.protocol.data_received(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
-    await answered(crowd)
+    front, crowd = await send_all_but_a_byte()
     for each in crowd:
         each.protocol.data_received(b"b")
     assert sum(each.protocol._current is not None for each in crowd) == BEGUN_MAX
@@ -318,9 +327,8 @@ async def test_bodies_that_end_together_begin_in_turn() -> None:
 async def test_who_began_behind_others_is_not_idle_and_nothing_is_answered_before_it() -> None:
     """A request that had waited for its turn behind two others counted as none: the next one was answered before it."""
     front, few = crowded(BEGUN_MAX + 50)
-    router: Any = Busy()
     last = few[-1]
-    last.protocol._lane = HotLane(router, Metrics(), front)
+    last.protocol._lane = busy_lane(front)
     await last.send(GET)
     gate = last.hold("/long")
     heads = [b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in (b"a", b"b", b"long")]
@@ -342,13 +350,7 @@ async def test_who_began_behind_others_is_not_idle_and_nothing_is_answered_befor
 @pytest.mark.pure
 async def test_what_is_wrong_behind_a_request_that_waits_for_its_turn_is_told_behind_its_answer() -> None:
     """The client of a request in order was told that it was not, and that in the place of its answer."""
-    front, crowd = crowded()
-    router: Any = Busy()
-    lane = HotLane(router, Metrics(), front)
-    for each in crowd:
-        each.protocol._lane = lane
-        each.protocol.data_received(b"PUT /v1/kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na")
-    await answered(crowd)
+    front, crowd = await send_all_but_a_byte()
     for each in crowd:
         each.protocol.data_received(b"bNONSENSE\r\n\r\n")
     await answered(crowd)
@@ -361,9 +363,8 @@ async def test_what_is_wrong_behind_a_request_that_waits_for_its_turn_is_told_be
 async def test_a_body_of_the_short_way_that_broke_off_is_told_behind_a_long_request() -> None:
     """It was moved to the application meanwhile, which waited for the rest for ever, and the client for the answer."""
     front = Front(SETTINGS, Metrics())
-    router: Any = Busy()
     connection = Connection(front)
-    connection.protocol._lane = HotLane(router, Metrics(), front)
+    connection.protocol._lane = busy_lane(front)
     front.arriving.limit = 100
     gate = connection.hold("/long")
     await connection.send(b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n")
