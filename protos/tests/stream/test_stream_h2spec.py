@@ -19,7 +19,7 @@ from doug_stream.errors import CallError
 from doug_stream.headers import Fields, Request
 from doug_stream.server import Method, Server
 
-pytestmark = pytest.mark.sockets
+pytestmark = [pytest.mark.sockets, pytest.mark.pure]  # The test replaces what native modules call directly.
 
 BUILT = Path(sys.prefix) / ".h2spec" / "h2spec"
 PATH = "/any"
