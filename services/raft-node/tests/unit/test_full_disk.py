@@ -128,7 +128,7 @@ async def test_background_work_waits_for_room_and_then_ends() -> None:
     full: list[NoSpaceError] = []
     maintenance = Maintenance(
         engine,
-        worker,
+        [worker],
         Metrics(0),
         lambda: None,
         failures.append,
@@ -163,7 +163,7 @@ async def test_background_work_waits_for_room_and_then_ends() -> None:
 def test_what_a_killed_worker_left_goes_before_the_next_task() -> None:
     fs = SmallDisk(1 << 20)
     engine = Engine.open(fs, D, TINY_OPTIONS, "s1")
-    fs.create(f"{D}/tmp/s1/77-1.sst").write_at(0, [b"a part of a table"])
+    fs.create(f"{D}/tmp/s1/0-1.sst").write_at(0, [b"a part of a table"])
     fs.make_directory(f"{D}/tmp/s1/snapshot-abc")
     engine.write([(b"k", b"v")], 1, 1)
     engine.rotate()
