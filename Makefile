@@ -11,6 +11,8 @@ CLUSTER_TESTS := tests/integration/kubernetes/cluster
 # Those that start real clusters run one after the other: they would take time, ports and disk from one another.
 # In the order of the folders: files with few tests would come last otherwise, and some of those take minutes.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# These do have clusters, one for each file, but wait for a browser more than they compute.
+BROWSER_TESTS := tests/integration/browser
 SLOWEST := --durations 15 --durations-min 0.5
 NOT_HERE := --ignore=$(CLUSTER_TESTS)/scenarios
 MEMBER_TESTS := $(wildcard clients/python/tests protos/tests services/facade/tests services/raft-node/tests services/raft-node-testing/tests)
@@ -95,7 +97,8 @@ test: check ## What every change must pass, in under 15 minutes on 2 cores
 
 test-slow: setup ## What is slow by nature: storms, long simulations, planted bugs; CI runs it after `make test`
 	$(PYTEST) $(SLOWEST) --numprocesses 2 -m "slow and not integration" $(MEMBER_TESTS) tests $(NOT_HERE)
-	$(PYTEST) $(SLOWEST) -m "slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE)
+	$(PYTEST) $(SLOWEST) $(SIDE_BY_SIDE) -m "slow and integration" $(BROWSER_TESTS)
+	$(PYTEST) $(SLOWEST) -m "slow and integration" $(MEMBER_TESTS) tests $(NOT_HERE) --ignore=$(BROWSER_TESTS)
 
 test-containers: setup ## The chart's pods as containers: faults, rolling restarts, Prometheus; skipped without podman
 	-@$(BIN)/python tools/helm_tools.py

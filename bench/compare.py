@@ -169,6 +169,9 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Runs the command line."""
     options = options_of()
+    if options.plot and not compare_plot.is_possible():
+        print("--plot needs matplotlib, which make bench-tools installs", file=sys.stderr)
+        return 2
     print(f"{machine()}; {MEMBERS} members each, medians of {options.turns} turns of {options.seconds:g} s")
     try:
         with (

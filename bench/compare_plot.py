@@ -6,6 +6,7 @@ matplotlib is in the dependency group ``bench``; it is imported only when a pict
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,11 @@ def lines_of(loads: Sequence[dict[str, Any]], column: str, figure: str) -> dict[
                 middle = statistics.median(run[figure] for run in runs)
                 found.setdefault(system, []).append((each["load"]["connections"], middle))
     return {system: sorted(points) for system, points in found.items()}
+
+
+def is_possible() -> bool:
+    """Whether what draws is here: a run of half an hour is not to end without its picture."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(document: dict[str, Any], path: Path) -> None:

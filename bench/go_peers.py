@@ -286,7 +286,9 @@ class Nats(GoPeer):
             file = place / f"m{number}.conf"
             file.write_text(
                 f'server_name: m{number}\nlisten: "127.0.0.1:{port}"\n'
-                f'jetstream {{ store_dir: "{place / f"m{number}"}", sync_interval: always }}\n'
+                f'jetstream {{ store_dir: "{place / f"m{number}"}", sync_interval: always, '
+                # Watches of earlier turns are counted for minutes after their clients have gone; 1,000 are the default.
+                "limits { default_max_consumers: -1 } }\n"
                 f'cluster {{ name: bench, listen: "127.0.0.1:{port + 1}", routes: [{routes}] }}\n',
                 encoding="utf-8",
             )

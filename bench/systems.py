@@ -30,6 +30,8 @@ from bench.smoke import Meter
 
 MEMBERS = 5
 GRACE_S = 30
+FILL_BYTES = 4 << 20
+"""How many bytes of values and keys the batches have that fill DougDB; a facade takes 16 MiB in one."""
 SCRIPT = Path(__file__).with_name("load.lua")
 
 
@@ -113,6 +115,12 @@ def in_turn(systems: Sequence[System], turn: int) -> list[System]:
     return [*systems[first:], *systems[:first]]
 
 
+def batches_of(load: Load) -> list[range]:
+    """The numbers of the keys, cut into batches that every facade takes."""
+    puts = max(1, min(1000, FILL_BYTES // (load.value_bytes + 100)))
+    return [range(first, min(load.keys, first + puts)) for first in range(0, load.keys, puts)]
+
+
 class Spent:
     """The CPU that groups of processes take while something runs."""
 
@@ -185,11 +193,8 @@ class DougDB:
     def fill(self, load: Load) -> None:
         """Puts every key once, by batches."""
         value = "v" * load.value_bytes
-        for first in range(0, load.keys, 1000):
-            operations = [
-                {"op": "put", "key": f"bench/{number:08d}", "value": value}
-                for number in range(first, min(load.keys, first + 1000))
-            ]
+        for numbers in batches_of(load):
+            operations = [{"op": "put", "key": f"bench/{number:08d}", "value": value} for number in numbers]
             body = json.dumps({"operations": operations}).encode()
             answer = self._cluster.request("POST", "/v1/batch", body, {"content-type": "application/json"})
             if answer.status != 200 or any(each["status"] != 200 for each in answer.json()["results"]):

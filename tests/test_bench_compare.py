@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import lineup
+from bench import compare, compare_plot, lineup
 from bench.compare import Table
 from bench.go_peers import EtcdGrpc, EtcdJson
-from bench.systems import DougDB, Figures, Load, Spent, run_wrk, wrk_figures
+from bench.systems import DougDB, Figures, Load, Spent, batches_of, run_wrk, wrk_figures
 
 
 def figures(rate: float, p99_ms: float, errors: int = 0) -> Figures:
@@ -38,6 +38,25 @@ def test_a_table_has_a_row_for_each_system_with_its_errors_and_the_ratios(table:
     assert ours == "| put 64 | DougDB | 100 | 1.00 | 6.0 | 12.0 | members 10 | 0 |  |"
     assert theirs == "| put 64 | etcd gRPC | 100 | 1.00 | 12.0 | 24.0 | members 10 | 3 | 3.00 / 0.50 |"
     assert json.loads(json.dumps(table.document()))["runs"]["etcd gRPC"][2]["errors"] == {"status": 3}
+
+
+def test_keys_are_put_in_batches_that_every_facade_takes() -> None:
+    """Those of 64 KiB were refused, and nothing of that size was measured."""
+    for value_bytes in (10, 100, 65_536, 1 << 20):
+        load = Load("put", 256, value_bytes, 2500, 1.0)
+        batches = batches_of(load)
+        assert [number for batch in batches for number in batch] == list(range(2500))
+        assert all(len(batch) == 1 or len(batch) * (value_bytes + 60) < 16 << 20 for batch in batches)
+    assert len(batches_of(Load("put", 256, 100, 20_000, 1.0))) == 20
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(compare_plot, "is_possible", lambda: False)
+    monkeypatch.setattr("sys.argv", ["compare.py", "--plot", str(tmp_path / "bench.png")])
+    assert compare.main() == 2
+    assert "make bench-tools" in capsys.readouterr().err
 
 
 def test_wrk_is_asked_for_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ MEMBERS = {
     "clients/python": "dougdb",
 }
 CONTAINERS = "tests/integration/kubernetes/cluster"
+BROWSER = "tests/integration/browser"
 PROGRAMS = {"raft-node": "raft_node", "facade": "facade", "dougctl": "dougctl"}
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -122,6 +123,9 @@ def test_make_test_checks_everything_and_runs_every_test() -> None:
         assert word in plan, word
     runs = [line for line in plan.splitlines() if "pytest" in line and "test_tidy.py" not in line]
     runs += [line for line in recipe("test-slow").splitlines() if "pytest" in line]
+    (browser,) = (run for run in runs if run.endswith(f" {BROWSER}"))
+    assert ' -m "slow and integration" ' in browser
+    runs.remove(browser)
     chosen = [re.findall(r' -m "([^"]*)"', run) for run in runs]
     every = [
         ["not slow and (not integration or light)"],
@@ -130,9 +134,10 @@ def test_make_test_checks_everything_and_runs_every_test() -> None:
         ["slow and integration"],
     ]
     assert chosen == every, "together they leave nothing out"
-    # But what needs containers, which a run of its own has.
+    # But what needs containers or a browser, which have runs of their own.
     for run in runs:
-        assert re.findall(r"--(?:ignore|deselect)\S*", run) == [f"--ignore={CONTAINERS}/scenarios"]
+        slow = [f"--ignore={BROWSER}"] if ' -m "slow and integration" ' in run else []
+        assert re.findall(r"--(?:ignore|deselect)\S*", run) == [f"--ignore={CONTAINERS}/scenarios", *slow]
     assert f"/pytest {CONTAINERS}\n" in recipe("test-containers")
     folders = {path.parent for path in ROOT.glob("*/*/tests/*")} | {path.parent for path in ROOT.glob("*/tests/*")}
     for folder in {*folders, ROOT / "tests"}:

@@ -85,6 +85,20 @@ async def test_a_leader_that_came_while_the_node_was_away_is_heard_by_a_members_
     assert not await heard(shard, LEADER), "but not beyond a change of the members"
 
 
+async def test_a_word_from_before_a_change_of_the_members_counts_no_more() -> None:
+    """It was remembered under the new members, whichever of them had been removed meanwhile."""
+    shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
+    shard.may_answer.clear()
+    asking = asyncio.create_task(heard(shard, LEADER))
+    while not shard.asked:
+        await asyncio.sleep(0)
+    shard.may_answer.set()
+    shard.current = Configuration((A, B))
+    assert not await asking
+    shard.members.discard(LEADER)
+    assert not await heard(shard, LEADER)
+
+
 @pytest.mark.parametrize("wrong", ["nobody answers", "another cluster", "another shard"])
 async def test_without_a_members_word_nobody_is_heard(wrong: str) -> None:
     shard = Shard(THREE, ADDRESSES, {A, B, C, LEADER})
