@@ -412,7 +412,7 @@ def test_a_flush_and_a_compaction_may_end_in_either_order(flush_first: bool) -> 
         engine.finish_install(engine.prepare_install(task, results[task.task_id]))
         assert dict(engine.scan(b"", None)) == AFTER_BOTH
     assert engine.flushed_index == 3
-    assert dict(open_engine(fs, start_id="s2").scan(b"", None)) == AFTER_BOTH
+    assert dict(open_engine(fs.copy(), start_id="s2").scan(b"", None)) == AFTER_BOTH
     settle(engine, fs, D, idle=True)
     assert dict(engine.scan(b"", None)) == AFTER_BOTH
 

@@ -87,9 +87,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(
-    idle_s: float = 0.0, options: EngineOptions = OPTIONS, helpers: int = 1
-) -> AsyncIterator[Rig]:
+async def running(idle_s: float = 0.0, options: EngineOptions = OPTIONS, helpers: int = 1) -> AsyncIterator[Rig]:
     rig = Rig(idle_s, options, helpers)
     task = asyncio.create_task(rig.maintenance.run())
     try:

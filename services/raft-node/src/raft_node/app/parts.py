@@ -286,7 +286,9 @@ def remove_all(fs: FileSystem, paths: Iterable[str]) -> list[str]:
     return left
 
 
-def _build_maintenance(context: Context, engine: Engine, workers: Sequence[WorkerProcess], wires: _Wires) -> Maintenance:
+def _build_maintenance(
+    context: Context, engine: Engine, workers: Sequence[WorkerProcess], wires: _Wires
+) -> Maintenance:
     return Maintenance(
         engine,
         workers,
