@@ -35,8 +35,8 @@ from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.observability.tracing import NodeTraces
 from raft_node.observability.volumes import Volumes
 from raft_node.rpc.security import Security
-from raft_node.runtime.disk.space import SpaceWatch
 from raft_node.runtime.disk.helpers import start_helpers
+from raft_node.runtime.disk.space import SpaceWatch
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.faults import Faults
 from raft_node.runtime.members import identity as identities
