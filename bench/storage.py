@@ -115,8 +115,14 @@ class Run:
         self._store.close()
 
     def _open(self, name: str, cache_bytes: int, *, sync: bool = False) -> Any:
-        options = {"compression": self._compression, "helpers": self._helpers}
-        return open_store(self._engine, self._directory / name, cache_bytes, sync=sync, **options)
+        return open_store(
+            self._engine,
+            self._directory / name,
+            cache_bytes,
+            sync=sync,
+            compression=self._compression,
+            helpers=self._helpers,
+        )
 
     def _written_bytes(self) -> int:
         return sum(process.io_counters().write_chars for process in family(self._process))

@@ -97,7 +97,9 @@ class _Given(NamedTuple):
 class DougStore:
     """Our engine with its log and its helper processes."""
 
-    def __init__(self, directory: Path, cache_bytes: int, sync: bool, compression: str, helpers: int) -> None:
+    def __init__(
+        self, directory: Path, cache_bytes: int, sync: bool, compression: str = "lz4", helpers: int = 1
+    ) -> None:
         data = str(directory / "data")
         options = EngineOptions(block_cache_bytes=cache_bytes, compression=compression)
         # The start of the helper processes is no part of opening: a node begins to serve without them.
@@ -208,7 +210,8 @@ class DougStore:
         if done := self._done("install"):
             assert self._installing is not None
             engine.finish_install(done.result())
-            self._tasks[self._installing] = self._installing = None
+            self._tasks[self._installing] = None
+            self._installing = None
             wal.drop_prefix(min(engine.flushed_index + 1, wal.first_index_within(LOG_KEEP_BYTES)))
         for place, given in enumerate(self._tasks):
             # One is put in place at a time; the other one's result waits.
