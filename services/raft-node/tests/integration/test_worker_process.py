@@ -80,7 +80,7 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
     rng = random.Random(3)
     rig = Rig(tmp_path, OPTIONS, None, tuple(WorkerProcess(str(tmp_path)) for _ in range(helpers - 1)))
     expected: dict[bytes, bytes] = {}
-    pids = set()
+    pids: set[int] = set()
     async with running(rig):
         for number in range(14):
             pids.update(worker.pid for worker in rig.workers)
