@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from raft_node.storage.tables.sstable import Table
 from raft_node.storage.tables.version import TableMeta
 from raft_testing.engines import TINY_OPTIONS, run_one_task, settle, write_changes
 from raft_testing.files import MemoryFileSystem
-from raft_testing.inodes import Loss
 
 D = "/data"
 Model = dict[bytes, bytes | None]
@@ -382,93 +380,6 @@ def test_changes_are_taken_one_at_a_time_and_a_flush_waits_for_all_of_them() -> 
     engine.changes_done(third)
     engine.finish_install(engine.prepare_install(task, run_task(fs, D, task)))
     assert engine.flushed_index == 2
-
-
-def engine_with_both_under_way(fs: MemoryFileSystem) -> tuple[Engine, FlushTask, CompactionTask]:
-    """Two tables at level 0 whose merge is under way, and the flush of newer writes and deletes of the same keys."""
-    engine = open_engine(fs, replace(TINY_OPTIONS, memtable_bytes=1 << 20))
-    for index, value in ((1, b"first"), (2, b"second")):
-        engine.write([(b"a", value), (b"b", value), (b"d%d" % index, value)], index, 1)
-        flush_without_compaction(engine, fs)
-    merge = engine.next_task()
-    assert isinstance(merge, CompactionTask) and engine.next_task() is None
-    engine.write([(b"a", b"third"), (b"b", None)], 3, 1)
-    engine.rotate()
-    write_changes(engine)
-    flush = engine.next_task()
-    assert isinstance(flush, FlushTask) and engine.next_task() is None
-    return engine, flush, merge
-
-
-AFTER_BOTH = {b"a": b"third", b"d1": b"first", b"d2": b"second"}
-
-
-@pytest.mark.parametrize("flush_first", [True, False])
-def test_a_flush_and_a_compaction_may_end_in_either_order(flush_first: bool) -> None:
-    fs = MemoryFileSystem()
-    engine, flush, merge = engine_with_both_under_way(fs)
-    results = {task.task_id: run_task(fs, D, task) for task in (flush, merge)}
-    for task in (flush, merge) if flush_first else (merge, flush):
-        engine.finish_install(engine.prepare_install(task, results[task.task_id]))
-        assert dict(engine.scan(b"", None)) == AFTER_BOTH
-    assert engine.flushed_index == 3
-    assert dict(open_engine(fs.copy(), start_id="s2").scan(b"", None)) == AFTER_BOTH
-    settle(engine, fs, D, idle=True)
-    assert dict(engine.scan(b"", None)) == AFTER_BOTH
-
-
-@pytest.mark.parametrize("flush_first", [True, False])
-def test_a_crash_with_both_under_way_loses_nothing(flush_first: bool) -> None:
-    """The state on disk is that of the second entry until the flush is in place, and of the third one from then on."""
-    before = {b"a": b"second", b"b": b"second", b"d1": b"first", b"d2": b"second"}
-    images: list[MemoryFileSystem] = []
-    fs = MemoryFileSystem()
-    engine, flush, merge = engine_with_both_under_way(fs)
-    fs.before_operation = lambda: images.append(fs.copy())
-    for task in (flush, merge) if flush_first else (merge, flush):
-        engine.finish_install(engine.prepare_install(task, run_task(fs, D, task)))
-    fs.before_operation = None
-    assert len(images) > 10
-    for image, loss in product(images, Loss):
-        crashed = image.copy()
-        crashed.crash_as(loss, random.Random(1))
-        again = open_engine(crashed, start_id="s2")
-        assert dict(again.scan(b"", None)) == {2: before, 3: AFTER_BOTH}[again.flushed_index]
-
-
-def tasks_with_outputs(fs: MemoryFileSystem) -> set[int]:
-    return {int(name.partition("-")[0]) for name in fs.list_directory(f"{D}/tmp/s1")}
-
-
-def test_a_task_leaves_the_outputs_of_the_one_beside_it() -> None:
-    """Either may begin, fail, and be given again while the other one is at work."""
-    fs = MemoryFileSystem()
-    engine, flush, merge = engine_with_both_under_way(fs)
-    run_task(fs, D, flush)
-    engine.task_failed(flush)
-    again = engine.next_task()
-    assert isinstance(again, FlushTask)
-    # The compaction was given first, but comes to its work only now.
-    merged = run_task(fs, D, merge)
-    assert tasks_with_outputs(fs) == {merge.task_id, flush.task_id}
-    flushed = run_task(fs, D, again)
-    assert tasks_with_outputs(fs) == {merge.task_id, again.task_id}, "what the failed one left is gone, and no more"
-    for task, result in ((again, flushed), (merge, merged)):
-        engine.finish_install(engine.prepare_install(task, result))
-    assert dict(engine.scan(b"", None)) == AFTER_BOTH and not tasks_with_outputs(fs)
-
-
-def test_two_results_are_put_in_place_one_after_the_other() -> None:
-    """Both would name their tables alike, and the tables of the first one would be lost."""
-    fs = MemoryFileSystem()
-    engine, flush, merge = engine_with_both_under_way(fs)
-    results = run_task(fs, D, flush), run_task(fs, D, merge)
-    prepared = engine.prepare_install(flush, results[0])
-    with pytest.raises(AssertionError, match="not visible yet"):
-        engine.prepare_install(merge, results[1])
-    engine.finish_install(prepared)
-    engine.finish_install(engine.prepare_install(merge, results[1]))
-    assert dict(engine.scan(b"", None)) == AFTER_BOTH
 
 
 def test_a_failed_task_is_given_again() -> None:
