@@ -1,4 +1,4 @@
-"""A flush and a compaction at the same time: they end in either order, crash at any step, and leave each other's files."""
+"""A flush and a compaction at the same time: they end in either order, crash anywhere, and leave each other's files."""
 
 from __future__ import annotations
 
