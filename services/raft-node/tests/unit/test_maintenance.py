@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.disk.maintenance import Maintenance
-from raft_node.storage.engine import Engine
+from raft_node.storage.engine import Engine, Prepared
 from raft_node.storage.merges.tasks import CompactionTask, Task, TaskResult
 from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions
@@ -297,3 +298,37 @@ async def test_in_a_pause_neither_of_two_tasks_is_under_way() -> None:
         leave.set()
         await pausing
         assert await rig.maintenance.flush(60)
+
+
+async def test_two_results_at_once_are_put_in_place_one_after_the_other() -> None:
+    async with running(helpers=2) as rig:
+        await with_a_merge_under_way(rig)
+        rig.gate.clear()
+        install, second = rig.engine.prepare_install, threading.Event()
+        inside = most = 0
+
+        def watched(task: Task, result: TaskResult) -> Prepared:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            # The other result is there by then, or comes while this one is put in place.
+            if inside == 1:
+                second.wait(0.2)
+            else:
+                second.set()
+            prepared = install(task, result)
+            inside -= 1
+            return prepared
+
+        setattr(rig.engine, "prepare_install", watched)  # noqa: B010 - mypy lets nobody assign to a method
+        rig.write(1)
+        flushing = asyncio.create_task(rig.maintenance.flush(60))
+        while rig.given < 5:
+            await asyncio.sleep(0.001)
+        rig.gate.set()
+        rig.merge_gate.set()
+        assert await flushing
+        async with asyncio.timeout(60):
+            while not rig.engine.stats().compactions:
+                await asyncio.sleep(0.001)
+        assert most == 1

@@ -115,3 +115,18 @@ def test_two_results_are_put_in_place_one_after_the_other() -> None:
     engine.finish_install(prepared)
     engine.finish_install(engine.prepare_install(merge, results[1]))
     assert dict(engine.scan(b"", None)) == AFTER_BOTH
+
+
+def test_a_snapshot_is_taken_over_when_neither_is_under_way() -> None:
+    fs = MemoryFileSystem()
+    engine, flush, merge = engine_with_both_under_way(fs)
+    other = Engine.open(fs, "/other", TINY_OPTIONS, "o1")
+    other.write([(b"x", b"1")], 9, 1)
+    other.rotate()
+    settle(other, fs, "/other")
+    checkpoint = other.checkpoint("/checkpoint").run()
+    assert engine.adopt(checkpoint) is None
+    engine.task_failed(flush)
+    assert engine.adopt(checkpoint) is None, "the compaction is still under way"
+    engine.task_failed(merge)
+    assert engine.adopt(checkpoint) is not None
