@@ -87,10 +87,11 @@ ROWS = (
 class Run:
     """One engine in its own process, which runs one phase after the other."""
 
-    def __init__(self, engine: str, directory: Path, keys: int, seed: int, compression: str) -> None:
+    def __init__(self, engine: str, directory: Path, keys: int, seed: int, compression: str, helpers: int) -> None:
         self._engine = engine
         self._directory = directory
         self._compression = compression
+        self._helpers = helpers
         rng = random.Random(seed)
         half = bytes(VALUE_BYTES // 2)
         # Half of each value is noise and half zeros.
@@ -114,7 +115,14 @@ class Run:
         self._store.close()
 
     def _open(self, name: str, cache_bytes: int, *, sync: bool = False) -> Any:
-        return open_store(self._engine, self._directory / name, cache_bytes, sync=sync, compression=self._compression)
+        return open_store(
+            self._engine,
+            self._directory / name,
+            cache_bytes,
+            sync=sync,
+            compression=self._compression,
+            helpers=self._helpers,
+        )
 
     def _written_bytes(self) -> int:
         return sum(process.io_counters().write_chars for process in family(self._process))
@@ -266,7 +274,8 @@ class Run:
 
 def serve(arguments: argparse.Namespace) -> int:
     """The process of one engine: reads names of phases, and prints their figures."""
-    run = Run(arguments.child, Path(arguments.directory), arguments.keys, arguments.seed, arguments.compression)
+    directory = Path(arguments.directory)
+    run = Run(arguments.child, directory, arguments.keys, arguments.seed, arguments.compression, arguments.helpers)
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
         print(json.dumps(run.phase(line.strip())), flush=True)
@@ -280,7 +289,7 @@ class Child:
     def __init__(self, engine: str, directory: Path, arguments: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "bench.storage", "--child", engine, "--directory", str(directory / engine)]
         command += ["--keys", str(arguments.keys), "--seed", str(arguments.seed)]
-        command += ["--compression", arguments.compression]
+        command += ["--compression", arguments.compression, "--helpers", str(arguments.helpers)]
         self._engine = engine
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
@@ -393,6 +402,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"of {','.join(PHASES)}; in order",
     )
     parser.add_argument("--compression", choices=("none", "lz4", "zstd"), default="lz4", help="of our engine")
+    parser.add_argument("--helpers", type=int, choices=(1, 2), default=1, help="of our engine: tasks at a time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", default="", help="where the stores are made; they are removed afterwards")
     parser.add_argument("--json", default="", help="a file for the figures")

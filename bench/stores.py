@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psutil
 
@@ -87,14 +87,23 @@ class UnsyncedFileSystem(OsFileSystem):
         return _UnsyncedFile(super().open_for_write(path))
 
 
-class DougStore:
-    """Our engine with its log and its helper process."""
+class _Given(NamedTuple):
+    """A task that a helper process has, and when it got it."""
 
-    def __init__(self, directory: Path, cache_bytes: int, sync: bool, compression: str = "lz4") -> None:
+    task: Task
+    began_s: float
+
+
+class DougStore:
+    """Our engine with its log and its helper processes."""
+
+    def __init__(
+        self, directory: Path, cache_bytes: int, sync: bool, compression: str = "lz4", helpers: int = 1
+    ) -> None:
         data = str(directory / "data")
         options = EngineOptions(block_cache_bytes=cache_bytes, compression=compression)
-        # The start of the helper process is no part of opening: a node begins to serve without it.
-        self.worker = WorkerProcess(data)
+        # The start of the helper processes is no part of opening: a node begins to serve without them.
+        self._workers = [WorkerProcess(data) for _ in range(helpers)]
         self._wal = Wal.open(
             OsFileSystem() if sync else UnsyncedFileSystem(),
             str(directory / "wal"),
@@ -102,11 +111,12 @@ class DougStore:
             clock_s=time.perf_counter,
         )
         self._engine = Engine.open(OsFileSystem(), data, options, f"{time.time_ns():x}")
-        self._threads = ThreadPoolExecutor(3)
+        self._threads = ThreadPoolExecutor(2 + helpers)
         self._pending: dict[str, Future[Any]] = {}
         self._change: Any = None
-        self._task_began_s = self._compacting_s = 0.0
-        self._task: Task | None = None
+        self._compacting_s = 0.0
+        self._tasks: list[_Given | None] = [None] * helpers
+        self._installing: int | None = None
         self._drop: Any = None
         self._idle = False
         if self._wal.last_index == 0:
@@ -156,7 +166,8 @@ class DougStore:
 
     def close(self) -> None:
         wait(list(self._pending.values()))
-        self.worker.close()
+        for worker in self._workers:
+            worker.close()
         self._threads.shutdown()
         self._wal.close()
         self._engine.close()
@@ -184,20 +195,7 @@ class DougStore:
         if "change" not in pending and engine.changes_due:
             self._change = engine.take_changes()
             pending["change"] = self._threads.submit(self._change.run)
-        if done := self._done("task"):
-            assert self._task is not None
-            if isinstance(self._task, CompactionTask):
-                self._compacting_s += time.perf_counter() - self._task_began_s
-            pending["install"] = self._threads.submit(engine.prepare_install, self._task, done.result())
-        if done := self._done("install"):
-            engine.finish_install(done.result())
-            self._task = None
-            wal.drop_prefix(min(engine.flushed_index + 1, wal.first_index_within(LOG_KEEP_BYTES)))
-        if self._task is None:
-            self._task = engine.next_task(idle=self._idle)
-            if self._task is not None:
-                self._task_began_s = time.perf_counter()
-                pending["task"] = self._threads.submit(self.worker.run, self._task)
+        self._pump_tasks()
         self._done("segment")
         if wal.wants_segment and "segment" not in pending:
             pending["segment"] = self._threads.submit(wal.prepare_next_segment)
@@ -206,6 +204,26 @@ class DougStore:
         if wal.wants_drop and "drop" not in pending:
             self._drop = wal.take_drop()
             pending["drop"] = self._threads.submit(self._drop.run)
+
+    def _pump_tasks(self) -> None:
+        engine, wal, pending = self._engine, self._wal, self._pending
+        if done := self._done("install"):
+            assert self._installing is not None
+            engine.finish_install(done.result())
+            self._tasks[self._installing] = None
+            self._installing = None
+            wal.drop_prefix(min(engine.flushed_index + 1, wal.first_index_within(LOG_KEEP_BYTES)))
+        for place, given in enumerate(self._tasks):
+            # One is put in place at a time; the other one's result waits.
+            if given is not None and self._installing is None and (done := self._done(f"task {place}")):
+                if isinstance(given.task, CompactionTask):
+                    self._compacting_s += time.perf_counter() - given.began_s
+                self._installing = place
+                pending["install"] = self._threads.submit(engine.prepare_install, given.task, done.result())
+        for place, worker in enumerate(self._workers):
+            if self._tasks[place] is None and (task := engine.next_task(idle=self._idle)) is not None:
+                self._tasks[place] = _Given(task, time.perf_counter())
+                pending[f"task {place}"] = self._threads.submit(worker.run, task)
 
 
 class RocksStore:
@@ -313,11 +331,13 @@ class LevelStore:
 ENGINES = ("dougdb", "rocksdict", "plyvel")
 
 
-def open_store(engine: str, directory: Path, cache_bytes: int, *, sync: bool = False, compression: str = "lz4") -> Any:
+def open_store(
+    engine: str, directory: Path, cache_bytes: int, *, sync: bool = False, compression: str = "lz4", helpers: int = 1
+) -> Any:
     """Opens a store; a ``Store``, whichever engine it is."""
     directory.mkdir(parents=True, exist_ok=True)
     if engine == "dougdb":
-        return DougStore(directory, cache_bytes, sync, compression)
+        return DougStore(directory, cache_bytes, sync, compression, helpers)
     return RocksStore(directory, cache_bytes) if engine == "rocksdict" else LevelStore(directory, cache_bytes)
 
 

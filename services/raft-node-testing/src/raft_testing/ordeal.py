@@ -27,9 +27,8 @@ from dataclasses import replace
 
 from raft_node.errors import CorruptionError, DiskError, DougError
 from raft_node.storage.engine import Engine
-from raft_node.storage.merges.tasks import CompactionTask, Task, TaskResult
+from raft_node.storage.merges.tasks import CompactionTask
 from raft_node.storage.merges.worker import run_task
-from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
 from raft_node.storage.snapshots.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -45,7 +44,7 @@ from raft_testing.checkers import InvariantViolationError
 from raft_testing.disk import PowerCutError
 from raft_testing.engines import TINY_OPTIONS, settle
 from raft_testing.files import MemoryFileSystem
-from raft_testing.ordeal_model import Append, Model, batch_of
+from raft_testing.ordeal_model import Append, Model, UnderWay, batch_of, bit_to_flip
 
 STEPS = 160
 EFFECTS = tuple(
@@ -63,7 +62,7 @@ EFFECTS = tuple(
             "prefix_dropped",
         ),
         *("segment_reused", "compaction", "checkpoint", "adopted", "stale_refused", "transfer_refused", "log_reset"),
-        *("log_kept", "reset_at_start"),
+        *("log_kept", "reset_at_start", "two_tasks"),
     )
 )
 """Counters that must not stay at zero over many seeds."""
@@ -85,6 +84,7 @@ class Ordeal:
         self._fs = BrittleFileSystem()
         self._model = Model(self._chance)
         self._engine_options = replace(TINY_OPTIONS, open_tables_max=self._chance.choice((1, 3, 256)))
+        self._helpers = self._chance.choice((1, 2, 2))
         self._starts = 0
         self._trouble = ""
         self._checkpoints = 0
@@ -181,8 +181,8 @@ class Ordeal:
         """Starts the node with the contents of its disk, checks them, and applies all committed entries."""
         model, fs = self._model, self._fs
         self._starts += 1
-        self._task: Task | None = None
-        self._result: TaskResult | None = None
+        # A flush and a compaction at most, each with its result once the worker is done with it.
+        self._tasks: list[UnderWay] = []
         self._wal = Wal.open(fs, _WAL, _OPTIONS)
         self._counters["ordeal_torn"] += bool(self._wal.recovery_notes)
         self._engine = Engine.open(fs, _DATA, self._engine_options, f"s{self._starts}")
@@ -294,22 +294,27 @@ class Ordeal:
         if chance.random() < 0.2:
             engine.rotate()
         for _ in range(chance.randint(1, 6)):
-            if self._task is None:
+            if len(self._tasks) < self._helpers and (not self._tasks or chance.random() < 0.5):
                 while (change_write := engine.take_changes()) is not None:
                     change_write.run()
                     engine.changes_done(change_write)
-                self._task = engine.next_task(idle=chance.random() < 0.3)
-                if self._task is None:
+                given = engine.next_task(idle=chance.random() < 0.3)
+                if given is not None:
+                    self._tasks.append(UnderWay(given))
+                    self._counters["ordeal_two_tasks"] += len(self._tasks) == 2
+                elif not self._tasks:
                     return
-            elif self._result is None:
-                self._result = run_task(fs, _DATA, self._task)
+                continue
+            work = chance.choice(self._tasks)
+            if work.result is None:
+                work.result = run_task(fs, _DATA, work.task)
             else:
-                task, result = self._task, self._result
+                task, result = work.task, work.result
                 if isinstance(task, CompactionTask) and not self._trouble and chance.random() < 0.3:
                     # New tables replace old ones: wherever it is interrupted, the old or the new ones must be whole.
                     self._trouble, fs.cut_at = "power", chance.randint(1, 8)
                 prepared = engine.prepare_install(task, result)
-                self._task = self._result = None
+                self._tasks.remove(work)
                 self._model.flushed_index = prepared.view.version.flushed_index
                 engine.finish_install(prepared)
                 self._counters["ordeal_compaction"] += bool(prepared.removed)
@@ -411,9 +416,9 @@ class Ordeal:
     def _adopt(self, checkpoint: Checkpoint) -> None:
         engine, model, index = self._engine, self._model, checkpoint.applied_index
         before = engine.applied_index
-        if self._task is not None:
-            engine.task_failed(self._task)
-            self._task = self._result = None
+        for work in self._tasks:
+            engine.task_failed(work.task)
+        self._tasks.clear()
         try:
             adoption = engine.adopt(checkpoint)
         except StaleCheckpointError:
@@ -451,19 +456,10 @@ class Ordeal:
         path = self._chance.choice((logs[-1], self._chance.choice(logs), self._chance.choice(paths)))
         content = disk.read_file(path)
         if content:
-            bit = self._bit_of(content)
+            bit = bit_to_flip(content, self._chance)
             disk.flip_bit(path, bit)
             self._start_damaged(disk, f"{path}, bit {bit}")
         self._begin_life()
-
-    def _bit_of(self, content: bytes) -> int:
-        """A bit of a file: any, or one in what looks like the header of a frame, where few are."""
-        chance = self._chance
-        headers = [place for place in range(0, len(content), ALIGNMENT) if content[place] == MARK]
-        if headers and chance.random() < 0.5:
-            # It may only look like one, at the very end of a table.
-            return min(8 * chance.choice(headers) + chance.randrange(8 * HEADER_BYTES), 8 * len(content) - 1)
-        return chance.randrange(8 * len(content.rstrip(b"\0") or content))
 
     def _start_damaged(self, disk: BrittleFileSystem, where: str) -> None:
         model = self._model

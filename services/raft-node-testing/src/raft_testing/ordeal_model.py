@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
 from raft_node import entry as entries_codec
 from raft_node.entry import Entry, EntryKind
 from raft_node.storage.memtable import Batch
+from raft_node.storage.merges.tasks import Task, TaskResult
+from raft_node.storage.record import ALIGNMENT, HEADER_BYTES, MARK
 from raft_node.storage.wal.log import Wal, WalHardState
 from raft_testing.checkers import InvariantViolationError
 
@@ -226,3 +229,25 @@ class Model:
         value = bytes(size) if chance.random() < 0.1 else b"%d." % index + chance.randbytes(size)
         command = _COMMAND.pack(number, deletes) + (b"" if deletes else value)
         return entries_codec.encode(index, self._term, EntryKind.COMMAND, index, command)
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A task that was given to a worker.
+
+    Attributes:
+        task: The task.
+        result: What the worker wrote, once it is done.
+    """
+
+    task: Task
+    result: TaskResult | None = None
+
+
+def bit_to_flip(content: bytes, chance: random.Random) -> int:
+    """A bit of a file: any, or one in what looks like the header of a frame, where few are."""
+    headers = [place for place in range(0, len(content), ALIGNMENT) if content[place] == MARK]
+    if headers and chance.random() < 0.5:
+        # It may only look like one, at the very end of a table.
+        return min(8 * chance.choice(headers) + chance.randrange(8 * HEADER_BYTES), 8 * len(content) - 1)
+    return chance.randrange(8 * len(content.rstrip(b"\0") or content))

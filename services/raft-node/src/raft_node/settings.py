@@ -167,6 +167,9 @@ class NodeSettings(BaseSettings):
     """How many bytes of decoded SSTable blocks are kept in memory."""
     compression: Literal["none", "lz4", "zstd"] = "lz4"
     """How blocks of SSTables are compressed; a block that would hardly shrink is stored as it is."""
+    helpers: int = Field(default=0, ge=0, le=2)
+    """How many helper processes flush and merge; with two a flush runs beside a merge. 0: two where the node may use at
+    least three cores and 768 MiB, else one. The second is started when it is first needed."""
     idle_merge_ms: int = Field(default=5000, ge=0, le=86_400_000)
     """How long little must have been written before idle merges begin. They merge SSTables further than writes need,
     one merge in each such time, so that reads have fewer tables to search. 0: no idle merges."""

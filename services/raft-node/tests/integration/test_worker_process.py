@@ -46,12 +46,13 @@ WORKER_BYTES_MAX = 128 << 20
 
 
 class Rig:
-    def __init__(self, folder: Path, options: EngineOptions, worker: Any = None) -> None:
+    def __init__(self, folder: Path, options: EngineOptions, worker: Any = None, others: tuple[Any, ...] = ()) -> None:
         self.engine = Engine.open(OsFileSystem(), str(folder), options, "s1")
         self.worker = worker or WorkerProcess(str(folder))
+        self.workers = [self.worker, *others]
         self.failures: list[FatalError] = []
         self.maintenance = Maintenance(
-            self.engine, self.worker, Metrics(0), lambda: None, self.failures.append, lambda name, **details: None
+            self.engine, self.workers, Metrics(0), lambda: None, self.failures.append, lambda name, **details: None
         )
 
     def put(self, key: bytes, value: bytes | None) -> None:
@@ -71,17 +72,18 @@ async def running(rig: Rig) -> AsyncIterator[None]:
         rig.engine.close()
 
 
+@pytest.mark.parametrize("helpers", [1, 2])
 async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helpers: int
 ) -> None:
     monkeypatch.setattr(maintenances, "_RESTART_PAUSE_S", 0.01)
     rng = random.Random(3)
-    rig = Rig(tmp_path, OPTIONS)
+    rig = Rig(tmp_path, OPTIONS, None, tuple(WorkerProcess(str(tmp_path)) for _ in range(helpers - 1)))
     expected: dict[bytes, bytes] = {}
-    pids = set()
+    pids: set[int] = set()
     async with running(rig):
         for number in range(14):
-            pids.add(rig.worker.pid)
+            pids.update(worker.pid for worker in rig.workers)
             for _ in range(400):
                 key = b"key%04d" % rng.randrange(2000)
                 if rng.random() < 0.1:
@@ -96,8 +98,9 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
                 assert await flushing
             await asyncio.sleep(rng.random() * 0.05)
             # None may be there at this very moment: the next one is about to be started.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rig.worker.pid, signal.SIGKILL)
+            for worker in rig.workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
             assert await flushing
         assert rig.engine.flushed_index == rig.engine.applied_index
         async with asyncio.timeout(WAIT_S):
@@ -106,7 +109,7 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing(
         assert dict(rig.engine.scan(b"", None)) == expected
     assert not rig.failures and len(pids) >= 4, "each that was killed was followed by another"
     left = {path.name.partition("-")[0] for path in (tmp_path / "tmp").glob("*/*.sst")}
-    assert len(left) <= 1, "what dead workers left is gone but for the task that the end cut off"
+    assert len(left) <= helpers, "what dead workers left is gone but for the tasks that the end cut off"
     again = Engine.open(OsFileSystem(), str(tmp_path), OPTIONS, "s2")
     assert dict(again.scan(b"", None)) == expected
     again.close()

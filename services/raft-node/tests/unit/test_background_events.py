@@ -87,7 +87,7 @@ async def test_a_flush_is_told_once_it_is_installed() -> None:
     def record(name: str, **details: object) -> None:
         told.append((name, details))
 
-    maintenance = Maintenance(engine, worker, Metrics(0), done.set, lambda error: None, record)
+    maintenance = Maintenance(engine, [worker], Metrics(0), done.set, lambda error: None, record)
     running = asyncio.create_task(maintenance.run())
     await done.wait()
     running.cancel()

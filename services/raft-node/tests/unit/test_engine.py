@@ -373,7 +373,7 @@ def test_changes_are_taken_one_at_a_time_and_a_flush_waits_for_all_of_them() -> 
     engine.changes_done(second)
     task = engine.next_task()
     assert isinstance(task, FlushTask) and task.applied_index == 2
-    assert engine.next_task() is None, "one task is under way"
+    assert engine.next_task() is None, "a flush is under way, and no compaction is due"
     third = engine.take_changes()
     assert third is not None
     third.run()

@@ -128,7 +128,7 @@ async def test_background_work_waits_for_room_and_then_ends() -> None:
     full: list[NoSpaceError] = []
     maintenance = Maintenance(
         engine,
-        worker,
+        [worker],
         Metrics(0),
         lambda: None,
         failures.append,
@@ -163,7 +163,6 @@ async def test_background_work_waits_for_room_and_then_ends() -> None:
 def test_what_a_killed_worker_left_goes_before_the_next_task() -> None:
     fs = SmallDisk(1 << 20)
     engine = Engine.open(fs, D, TINY_OPTIONS, "s1")
-    fs.create(f"{D}/tmp/s1/77-1.sst").write_at(0, [b"a part of a table"])
     fs.make_directory(f"{D}/tmp/s1/snapshot-abc")
     engine.write([(b"k", b"v")], 1, 1)
     engine.rotate()
@@ -171,10 +170,14 @@ def test_what_a_killed_worker_left_goes_before_the_next_task() -> None:
     assert change is not None
     change.run()
     engine.changes_done(change)
+    killed = engine.next_task()
+    assert killed is not None and killed.task_id == 1
+    fs.create(f"{D}/tmp/s1/1-1.sst").write_at(0, [b"a part of a table"])
+    engine.task_failed(killed)
     task = engine.next_task()
     assert task is not None
     run_task(fs, D, task)
-    assert fs.list_directory(f"{D}/tmp/s1") == ["1-1.sst", "snapshot-abc"]
+    assert fs.list_directory(f"{D}/tmp/s1") == ["2-1.sst", "snapshot-abc"]
 
 
 async def test_a_snapshot_without_room_leaves_nothing_behind() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,8 +13,8 @@ from typing import Any
 
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.disk.maintenance import Maintenance
-from raft_node.storage.engine import Engine
-from raft_node.storage.merges.tasks import Task, TaskResult
+from raft_node.storage.engine import Engine, Prepared
+from raft_node.storage.merges.tasks import CompactionTask, Task, TaskResult
 from raft_node.storage.merges.worker import run_task
 from raft_node.storage.options import EngineOptions
 from raft_testing.engines import TINY_OPTIONS
@@ -26,7 +27,7 @@ OPTIONS = replace(TINY_OPTIONS, memtable_bytes=1 << 20, l0_tables_trigger=3)
 class Rig:
     """A real engine, and a worker in a thread that waits for ``gate``."""
 
-    def __init__(self, idle_s: float = 0.0, options: EngineOptions = OPTIONS) -> None:
+    def __init__(self, idle_s: float = 0.0, options: EngineOptions = OPTIONS, helpers: int = 1) -> None:
         self.room_bytes = 1 << 30
         self.asleep = asyncio.Event()
         self.wake = asyncio.Event()
@@ -36,12 +37,14 @@ class Rig:
         self.loop = asyncio.get_running_loop()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.merge_gate = asyncio.Event()
+        self.merge_gate.set()
         self.given = 0
         worker: Any = SimpleNamespace(run=self.work, close=lambda: None)
         self.failures: list[object] = []
         self.maintenance = Maintenance(
             self.engine,
-            worker,
+            [worker] * helpers,
             Metrics(0),
             lambda: None,
             self.failures.append,
@@ -69,7 +72,8 @@ class Rig:
 
     def work(self, task: Task) -> TaskResult:
         self.given += 1
-        asyncio.run_coroutine_threadsafe(self.gate.wait(), self.loop).result(60)
+        gate = self.merge_gate if isinstance(task, CompactionTask) else self.gate
+        asyncio.run_coroutine_threadsafe(gate.wait(), self.loop).result(60)
         return run_task(self.fs, D, task)
 
     def put(self, key: bytes, value: bytes | None) -> None:
@@ -84,13 +88,14 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(idle_s: float = 0.0, options: EngineOptions = OPTIONS) -> AsyncIterator[Rig]:
-    rig = Rig(idle_s, options)
+async def running(idle_s: float = 0.0, options: EngineOptions = OPTIONS, helpers: int = 1) -> AsyncIterator[Rig]:
+    rig = Rig(idle_s, options, helpers)
     task = asyncio.create_task(rig.maintenance.run())
     try:
         yield rig
     finally:
         rig.gate.set()
+        rig.merge_gate.set()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         rig.maintenance.close()
@@ -227,3 +232,103 @@ async def test_without_an_idle_time_nothing_is_merged_that_can_wait() -> None:
         rig.write(1)
         assert await rig.maintenance.flush(60)
         assert rig.tables() == 2 and not rig.slept_s
+
+
+async def with_a_merge_under_way(rig: Rig) -> None:
+    """Three tables at level 0, and their merge, which waits for ``merge_gate``."""
+    rig.merge_gate.clear()
+    for _ in range(3):
+        rig.write(2)
+        assert await rig.maintenance.flush(60)
+    while rig.given < 4:
+        await asyncio.sleep(0.001)
+    assert rig.engine.stats().compactions == 0
+
+
+async def test_with_two_helpers_a_flush_does_not_wait_for_a_merge() -> None:
+    async with running(helpers=2) as rig:
+        await with_a_merge_under_way(rig)
+        rig.put(b"key1", b"newer")
+        rig.put(b"key2", None)
+        assert await rig.maintenance.flush(60), "the merge is still under way"
+        assert rig.engine.stats().compactions == 0 and rig.tables() == 4
+        rig.merge_gate.set()
+        async with asyncio.timeout(60):
+            while not rig.engine.stats().compactions:
+                await asyncio.sleep(0.001)
+        assert rig.engine.get_blocking(b"key1") == b"newer" and rig.engine.get_blocking(b"key2") is None
+        assert rig.engine.get_blocking(b"key3") == b"value"
+
+
+async def test_with_one_helper_a_flush_waits_for_the_merge_under_way() -> None:
+    async with running() as rig:
+        await with_a_merge_under_way(rig)
+        rig.put(b"key1", b"newer")
+        assert not await rig.maintenance.flush(0.05)
+        rig.merge_gate.set()
+        assert await rig.maintenance.flush(60)
+
+
+async def test_in_a_pause_neither_of_two_tasks_is_under_way() -> None:
+    async with running(helpers=2) as rig:
+        await with_a_merge_under_way(rig)
+        rig.gate.clear()
+        rig.write(1)
+        flushing = asyncio.create_task(rig.maintenance.flush(60))
+        while rig.given < 5:
+            await asyncio.sleep(0.001)
+        entered = asyncio.Event()
+        leave = asyncio.Event()
+
+        async def pause() -> None:
+            async with rig.maintenance.quiet():
+                entered.set()
+                await leave.wait()
+
+        pausing = asyncio.create_task(pause())
+        rig.gate.set()
+        assert await flushing
+        assert not entered.is_set(), "the merge is still under way"
+        rig.merge_gate.set()
+        await entered.wait()
+        assert rig.engine.stats().compactions == 1
+        given = rig.given
+        rig.write(1)
+        assert not await rig.maintenance.flush(0.05) and rig.given == given
+        leave.set()
+        await pausing
+        assert await rig.maintenance.flush(60)
+
+
+async def test_two_results_at_once_are_put_in_place_one_after_the_other() -> None:
+    async with running(helpers=2) as rig:
+        await with_a_merge_under_way(rig)
+        rig.gate.clear()
+        install, second = rig.engine.prepare_install, threading.Event()
+        inside = most = 0
+
+        def watched(task: Task, result: TaskResult) -> Prepared:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            # The other result is there by then, or comes while this one is put in place.
+            if inside == 1:
+                second.wait(0.2)
+            else:
+                second.set()
+            prepared = install(task, result)
+            inside -= 1
+            return prepared
+
+        setattr(rig.engine, "prepare_install", watched)  # noqa: B010 - mypy lets nobody assign to a method
+        rig.write(1)
+        flushing = asyncio.create_task(rig.maintenance.flush(60))
+        while rig.given < 5:
+            await asyncio.sleep(0.001)
+        rig.gate.set()
+        rig.merge_gate.set()
+        assert await flushing
+        async with asyncio.timeout(60):
+            while not rig.engine.stats().compactions:
+                await asyncio.sleep(0.001)
+        assert most == 1

@@ -37,7 +37,8 @@ def test_most_things_come_about_soon() -> None:
     counters: Counter[str] = Counter()
     for seed in range(1, 21):
         assert run_ordeal(seed, lambda line: None, counters) == ""
-    rare = {"ordeal_reset_at_start", "ordeal_segment_reused"}
+    # Of a hundred flipped bits one is in bytes that nobody reads.
+    rare = {"ordeal_reset_at_start", "ordeal_segment_reused", "ordeal_damage_harmless"}
     assert [name for name in ordeal.EFFECTS if not counters[name] and name not in rare] == []
 
 

@@ -35,8 +35,8 @@ from raft_node.observability.metrics import Metrics, NodeState, StateCollector
 from raft_node.observability.tracing import NodeTraces
 from raft_node.observability.volumes import Volumes
 from raft_node.rpc.security import Security
+from raft_node.runtime.disk.helpers import start_helpers
 from raft_node.runtime.disk.space import SpaceWatch
-from raft_node.runtime.disk.worker_process import WorkerProcess
 from raft_node.runtime.events import EventRing
 from raft_node.runtime.faults import Faults
 from raft_node.runtime.members import identity as identities
@@ -114,8 +114,9 @@ class Node:
         self._operator.incarnation = identity.incarnation
         context.timeline.record("process_started", incarnation=identity.incarnation, version=__version__)
         async with contextlib.AsyncExitStack() as stack:
-            worker = WorkerProcess(settings.data_dir)
-            stack.callback(worker.close)
+            workers = start_helpers(settings.data_dir, settings.helpers)
+            for worker in workers:
+                stack.callback(worker.close)
             await stack.enter_async_context(context.security.reloading())
             admin = AdminServer(
                 settings.admin_listen,
@@ -133,7 +134,7 @@ class Node:
             if joined is None:
                 opened.wal.close()
                 return
-            parts = self._parts = build(stack, context, joined, opened, worker, self._elected)
+            parts = self._parts = build(stack, context, joined, opened, workers, self._elected)
             self._start(stack, parts, ports)
             await self._readiness.started()
             _log.info("node.started", incarnation=identity.incarnation, native_modules=native.modules())

@@ -122,7 +122,7 @@ def build(
     context: Context,
     joined: Joined,
     opened: Opened,
-    worker: WorkerProcess,
+    workers: Sequence[WorkerProcess],
     on_elected: Callable[[], None],
 ) -> Parts:
     """Builds all parts; nothing runs yet. Requires: a running event loop.
@@ -132,7 +132,7 @@ def build(
         context: The node's surroundings.
         joined: The identity of this node, and the members.
         opened: The log and the engine.
-        worker: The helper process.
+        workers: The helper processes.
         on_elected: Called when this node has become the leader.
     """
     settings, timeline, engine, wires = context.settings, context.timeline, opened.engine, _Wires()
@@ -145,7 +145,7 @@ def build(
     follow_term(lambda: core.term)
     reports = Reports(context, log, on_elected, wires.core_event)
     peers = _build_peers(context, joined)
-    maintenance = _build_maintenance(context, engine, worker, wires)
+    maintenance = _build_maintenance(context, engine, workers, wires)
     prefetcher = Prefetcher(engine, context.fail)
     stack.callback(prefetcher.close)
     transport = peers if context.faults is None else context.faults.outgoing(peers)
@@ -286,10 +286,12 @@ def remove_all(fs: FileSystem, paths: Iterable[str]) -> list[str]:
     return left
 
 
-def _build_maintenance(context: Context, engine: Engine, worker: WorkerProcess, wires: _Wires) -> Maintenance:
+def _build_maintenance(
+    context: Context, engine: Engine, workers: Sequence[WorkerProcess], wires: _Wires
+) -> Maintenance:
     return Maintenance(
         engine,
-        worker,
+        workers,
         context.metrics,
         wires.flushed,
         context.fail,

@@ -11,14 +11,15 @@ Invariants:
 1. The tables of the version are the state after ``flushed_index``; with the memtables, after ``applied_index``.
 2. Memtables are flushed in their order, and each is dropped only when its table is in the durable manifest.
 3. A file is removed only once the durable manifest does not refer to it.
-4. One task or adoption is under way at most.
+4. At most one flush and one compaction are under way, or one adoption and neither; results are put in place one at a
+   time, each upon the tables that the one before it left. A flush adds above all tables, a compaction replaces tables
+   by what they hold, so either may end first.
 5. The state never goes back to an earlier entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple, cast
 
 from raft_node.storage.changes.history import History, Limits
@@ -26,9 +27,10 @@ from raft_node.storage.changes.segments import ChangeSegment, ChangeWrite
 from raft_node.storage.changes.span import NO_SPAN, Span
 from raft_node.storage.files import FileSystem
 from raft_node.storage.memtable import Batch, Memtable, Writes
-from raft_node.storage.merges.compaction import keys_max, pending_bytes, pick, pick_idle, record_bytes
+from raft_node.storage.merges.compaction import pending_bytes, record_bytes
+from raft_node.storage.merges.planning import Planner
 from raft_node.storage.merges.results import Prepared, Results
-from raft_node.storage.merges.tasks import TMP, CompactionTask, FlushTask, Task, TaskResult, tmp_directory
+from raft_node.storage.merges.tasks import TMP, FlushTask, Task, TaskResult, tmp_directory
 from raft_node.storage.options import EngineOptions
 from raft_node.storage.snapshots.checkpoint import Adoption, Checkpoint, CheckpointWrite, StaleCheckpointError
 from raft_node.storage.stats import EngineStats
@@ -87,13 +89,10 @@ class Engine:
         self._active = self._new_generation(view.version.flushed_index, view.version.flushed_term)
         self._memory: tuple[dict[bytes, bytes | None], ...] = (self._active.memtable.entries,)
         self._change_write: ChangeWrite | None = None
-        self._task: Task | None = None
+        self._planner = Planner(options, start_id)
         self._keep_as = ""  # The name under which the segment of the flush under way is kept.
         self._adoption: Adoption | None = None
         self._garbage: list[str] = []
-        self._task_id = 0
-        # The versions for which no compaction, and no idle merge, is due.
-        self._settled: list[Version | None] = [None, None]
         self.written_bytes = 0
         self._flushes = self._flushed_bytes = 0
         self._compactions = self._compacted_read_bytes = self._compacted_written_bytes = 0
@@ -323,32 +322,37 @@ class Engine:
     # Tasks.
 
     def next_task(self, *, idle: bool = False) -> Task | None:
-        """The next flush or compaction for the worker; None if none is due, or one is under way.
+        """The next flush or compaction for a worker; None if none is due that may begin now.
 
         It ends with ``finish_install`` or ``task_failed``. Flushes come first: writes wait for them. With ``idle``
-        compactions are due, too, that only make reads faster.
+        compactions are due, too, that only make reads faster. While a task is under way, only one of the other kind is
+        given; who has one worker asks when no task is under way.
         """
-        if self._task is not None or self._adoption is not None:
+        if self._adoption is not None:
             return None
-        if self._immutables and self._immutables[0].changes.complete:
-            self._task = self._flush_task(self._immutables[0])
-        else:
-            self._task = self._compaction_task(idle)
-        return self._task
+        if self._planner.flush is None and self._immutables and self._immutables[0].changes.complete:
+            memtable, changes = self._immutables[0]
+            self._keep_as = self.history.to_keep()
+            return self._planner.begin_flush(
+                changes.name, changes.size_bytes, memtable.applied_index, memtable.applied_term
+            )
+        return self._planner.begin_compaction(self._view.version, idle=idle)
 
     def task_failed(self, task: Task) -> None:
         """Notes that the worker did not finish the task; ``next_task`` gives it, or a more urgent one, again."""
-        assert task is self._task
-        self._task = None
+        self._planner.end(task)
 
     def prepare_install(self, task: Task, result: TaskResult) -> Prepared:
         """Makes the outcome of a task durable. Blocking, on one background thread; touches nothing that reads use.
+
+        Requires: the outcome of no other task waits for ``finish_install``, upon whose tables this one must build.
 
         Raises:
             CorruptionError: An output file is not what the worker said, or does not fit.
             DiskError: The disk failed.
         """
-        assert task is self._task and task.task_id == result.task_id
+        assert task.task_id == result.task_id
+        self._planner.begin_install(task)
         garbage, self._garbage = self._garbage, []
         for name in garbage:
             self._fs.remove(f"{self._directory}/{name}")
@@ -356,8 +360,7 @@ class Engine:
 
     def finish_install(self, prepared: Prepared) -> None:
         """Makes the outcome of a task visible."""
-        assert prepared.task is self._task
-        self._task = None
+        self._planner.end_install(prepared.task)
         before, self._view = self._view, prepared.view
         if isinstance(prepared.task, FlushTask):
             del self._immutables[0]
@@ -397,7 +400,7 @@ class Engine:
         if checkpoint.applied_index <= self.applied_index:
             raise StaleCheckpointError(checkpoint.applied_index, self.applied_index)
         assert self._adoption is None, "an adoption is under way"
-        if self._task is not None:
+        if self._planner.busy:
             return None
         self._adoption = Adoption(self._fs, self._directory, checkpoint, self._view, self._manifest, self._open_files)
         return self._adoption
@@ -464,36 +467,3 @@ class Engine:
     def _arrange_memory(self) -> None:
         """Lists the memtables for ``get``, newest first."""
         self._memory = tuple(generation.memtable.entries for generation in (self._active, *reversed(self._immutables)))
-
-    def _flush_task(self, generation: _Generation) -> FlushTask:
-        self._task_id += 1
-        memtable, changes = generation
-        self._keep_as = self.history.to_keep()
-        return FlushTask(
-            self._task_id,
-            self._start_id,
-            changes.name,
-            changes.size_bytes,
-            memtable.applied_index,
-            memtable.applied_term,
-            self._options.table_options(),
-        )
-
-    def _compaction_task(self, idle: bool) -> CompactionTask | None:
-        version = self._view.version
-        if version is self._settled[idle]:
-            return None
-        compaction = (pick_idle if idle else pick)(version, self._options)
-        if compaction is None:
-            self._settled[idle] = version
-            return None
-        self._task_id += 1
-        return CompactionTask(
-            self._task_id,
-            self._start_id,
-            compaction.runs,
-            compaction.output_level,
-            compaction.deeper,
-            compaction.moved,
-            replace(self._options.table_options(), table_keys_max=keys_max(version, self._options)),
-        )

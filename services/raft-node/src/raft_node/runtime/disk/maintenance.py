@@ -1,8 +1,9 @@
 """Looks after the engine: change segments, flushes and compactions, all off the event loop.
 
-Three loops: one appends the change segments, in order; one gives the helper process one task at a time, puts its
-result in place and has the engine take it up; and one now and then gives it a merge that can wait, when little is
-written (docs/adr/0008). The engine itself is only touched on the event loop.
+One loop appends the change segments, in order; one for each helper process gives it one task at a time, puts its
+result in place and has the engine take it up; and one now and then gives the first a merge that can wait, when little
+is written (docs/adr/0008). With two helpers a flush runs beside a compaction (docs/adr/0022). The engine itself is only
+touched on the event loop, and results are put in place one at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from raft_node.errors import FatalError, NoSpaceError
@@ -31,13 +32,28 @@ _IDLE_BYTES_PER_S_MAX = 200 << 10
 _log = get_logger()
 
 
+class _Helper:
+    """A helper process as this module uses it.
+
+    Attributes:
+        worker: The process.
+        busy: Held while it has a task, and while it may have none.
+        failures: How many times in a row it died.
+    """
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
+        self.busy = asyncio.Lock()
+        self.failures = 0
+
+
 class Maintenance:
     """Does the background work of one engine: flushes, compactions, merges while idle."""
 
     def __init__(
         self,
         engine: Engine,
-        worker: WorkerProcess,
+        workers: Sequence[WorkerProcess],
         metrics: Metrics,
         on_progress: Callable[[], None],
         on_failure: Callable[[FatalError], None],
@@ -52,7 +68,7 @@ class Maintenance:
 
         Args:
             engine: The engine to look after.
-            worker: The helper process.
+            workers: The helper processes, one or two: so many tasks are done at a time.
             metrics: The metrics in which durations are counted.
             on_progress: Called on the event loop when a task was installed; applying may go on.
             on_failure: Called on the event loop when the node must stop.
@@ -64,7 +80,7 @@ class Maintenance:
             sleep: Waits for so many seconds.
         """
         self._engine = engine
-        self._worker = worker
+        self._helpers = [_Helper(worker) for worker in workers]
         self._metrics = metrics
         self._on_progress = on_progress
         self._on_failure = on_failure
@@ -74,11 +90,10 @@ class Maintenance:
         self._idle_s = idle_s
         self._room_bytes = room_bytes
         self._sleep = sleep
-        self._failures = 0
         self._changes_wanted = asyncio.Event()
         self._task_wanted = asyncio.Event()
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="maintenance")
-        self._tasks = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(1 + len(self._helpers), thread_name_prefix="maintenance")
+        self._installs = asyncio.Lock()
         self._progress = asyncio.Condition()
 
     def poke(self) -> None:
@@ -93,7 +108,9 @@ class Maintenance:
     @contextlib.asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
         """Waits until no flush or compaction is under way, and begins none within."""
-        async with self._tasks:
+        async with contextlib.AsyncExitStack() as stack:
+            for helper in self._helpers:
+                await stack.enter_async_context(helper.busy)
             yield
         self._task_wanted.set()
 
@@ -117,7 +134,8 @@ class Maintenance:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._append_changes())
-                group.create_task(self._run_tasks())
+                for helper in self._helpers:
+                    group.create_task(self._run_tasks(helper))
                 if self._idle_s:
                     group.create_task(self._merge_when_idle())
         except* FatalError as errors:
@@ -127,7 +145,8 @@ class Maintenance:
 
     def close(self) -> None:
         """Ends the threads. Requires: ``run`` has ended."""
-        self._worker.close()
+        for helper in self._helpers:
+            helper.worker.close()
         self._threads.shutdown()
 
     async def _append_changes(self) -> None:
@@ -147,28 +166,29 @@ class Maintenance:
                 self._engine.changes_done(change)
             self._task_wanted.set()
 
-    async def _run_tasks(self) -> None:
+    async def _run_tasks(self, helper: _Helper) -> None:
         while True:
+            # This wakes all helpers that wait, even when another one clears it first.
             await self._task_wanted.wait()
             self._task_wanted.clear()
-            while await self._run_next():
+            while await self._run_next(helper):
                 pass
 
     async def _merge_when_idle(self) -> None:
         while True:
             before = self._engine.written_bytes
             await self._sleep(self._idle_s)
-            # One task at a time: with several nodes on a machine, pauses leave the disk to others.
+            # One merge at a time: with several nodes on a machine, pauses leave the disk to others.
             if self._engine.written_bytes - before <= _IDLE_BYTES_PER_S_MAX * self._idle_s:
                 if self._engine.hides_much:
                     # No further writes may come to fill the memtable, and until it is flushed no merge drops the hidden
                     # data.
                     self._engine.rotate()
                     self.hurry()
-                await self._run_next(idle=True)
+                await self._run_next(self._helpers[0], idle=True)
 
-    async def _run_next(self, *, idle: bool = False) -> bool:
-        async with self._tasks:
+    async def _run_next(self, helper: _Helper, *, idle: bool = False) -> bool:
+        async with helper.busy:
             task = self._engine.next_task(idle=idle)
             if task is None:
                 return False
@@ -176,25 +196,25 @@ class Maintenance:
                 # An idle merge is not important enough to refuse writes for its space.
                 self._engine.task_failed(task)
                 return False
-            await self._run_task(task)
+            await self._run_task(helper, task)
         async with self._progress:
             self._progress.notify_all()
         return True
 
-    async def _run_task(self, task: Task) -> None:
+    async def _run_task(self, helper: _Helper, task: Task) -> None:
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            result = await loop.run_in_executor(self._threads, self._worker.run, task)
+            result = await loop.run_in_executor(self._threads, helper.worker.run, task)
         except WorkerHungError:
             # This is no fault of the task: the disk, or the whole process, stood still, and may go on.
             self._engine.task_failed(task)
             self._record("worker_hung", task=type(task).__name__)
             return
         except WorkerGoneError as error:
-            self._failures += 1
-            if self._failures >= _FAILURES_MAX:
-                raise FatalError(f"the storage worker died {self._failures} times in a row: {error}") from error
+            helper.failures += 1
+            if helper.failures >= _FAILURES_MAX:
+                raise FatalError(f"the storage worker died {helper.failures} times in a row: {error}") from error
             self._engine.task_failed(task)
             await asyncio.sleep(_RESTART_PAUSE_S)
             return
@@ -203,10 +223,11 @@ class Maintenance:
             self._on_full(error)
             await asyncio.sleep(self._retry_s)
             return
-        self._failures = 0
-        # Renames, syncs and the manifest's record first; only then does the engine show the new tables.
-        prepared = await loop.run_in_executor(self._threads, self._engine.prepare_install, task, result)
-        self._engine.finish_install(prepared)
+        helper.failures = 0
+        async with self._installs:
+            # Renames, syncs and the manifest's record first; only then does the engine show the new tables.
+            prepared = await loop.run_in_executor(self._threads, self._engine.prepare_install, task, result)
+            self._engine.finish_install(prepared)
         duration_s = time.perf_counter() - started
         if isinstance(task, FlushTask):
             self._metrics.flush_duration.observe(duration_s)

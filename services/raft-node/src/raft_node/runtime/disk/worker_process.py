@@ -43,12 +43,13 @@ _log = get_logger()
 class WorkerProcess:
     """Starts the helper process and gives it one task at a time. All methods may block; ``run`` does for long."""
 
-    def __init__(self, data_dir: str, deadline_s: float = DEADLINE_S) -> None:
-        """Starts the process, before gRPC has threads.
+    def __init__(self, data_dir: str, deadline_s: float = DEADLINE_S, *, at_once: bool = True) -> None:
+        """Starts the process, before gRPC has threads, or leaves that to the first task.
 
         Args:
             data_dir: The directory of the tables.
             deadline_s: How long the smallest task may take before the process is given up.
+            at_once: Whether to start it now; one that is rarely needed takes no memory before it is.
         """
         self._data_dir = data_dir
         self._deadline_s = deadline_s
@@ -56,7 +57,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._closed = False
         self._pid = 0
-        self._process: subprocess.Popen[bytes] | None = self._start()
+        self._process: subprocess.Popen[bytes] | None = self._start() if at_once else None
 
     @property
     def pid(self) -> int:

@@ -42,6 +42,7 @@ class FlushTask:
         applied_index: The last entry in the change segment.
         applied_term: The term of that entry.
         options: The settings by which tables are written.
+        beside: The number of the task that was under way when this one was given, whose outputs are left; 0 if none.
     """
 
     task_id: int
@@ -51,6 +52,7 @@ class FlushTask:
     applied_index: int
     applied_term: int
     options: TableOptions
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class CompactionTask:
         deeper: The key ranges of deeper tables; a tombstone outside of them has nothing left to hide.
         moved: Tables that go to the output level as they are; the worker does not touch them.
         options: The settings by which tables are written.
+        beside: See ``FlushTask``.
     """
 
     task_id: int
@@ -74,6 +77,7 @@ class CompactionTask:
     deeper: tuple[tuple[bytes, bytes], ...]
     moved: tuple[TableMeta, ...]
     options: TableOptions
+    beside: int = 0
 
     def inputs(self) -> list[TableMeta]:
         """All input tables."""
@@ -110,9 +114,10 @@ def output_name(task_id: int, number: int) -> str:
     return f"{task_id}-{number}.sst"
 
 
-def is_output(name: str) -> bool:
-    """Whether a file of that name in ``tmp_directory`` is an output: other parts of the node have directories there."""
-    return name.endswith(".sst")
+def task_of(name: str) -> int | None:
+    """The number of the task of which a file in ``tmp_directory`` is an output; other parts have directories there."""
+    number, _, rest = name.partition("-")
+    return int(number) if number.isdecimal() and rest.endswith(".sst") else None
 
 
 def encode_task(task: Task) -> bytes:
@@ -129,6 +134,7 @@ def encode_task(task: Task) -> bytes:
                 "deeper": [[first.hex(), last.hex()] for first, last in task.deeper],
                 "moved": [_table(table) for table in task.moved],
                 "options": asdict(task.options),
+                "beside": task.beside,
             }
         }
     )
@@ -281,9 +287,9 @@ def _dump(message: object) -> bytes:
 
 _FLUSH_FIELDS: dict[str, type] = {
     **{"task_id": int, "start_id": str, "change_name": str, "change_bytes": int},
-    **{"applied_index": int, "applied_term": int},
+    **{"applied_index": int, "applied_term": int, "beside": int},
 }
-_COMPACTION_FIELDS: dict[str, type] = {"task_id": int, "start_id": str, "output_level": int}
+_COMPACTION_FIELDS: dict[str, type] = {"task_id": int, "start_id": str, "output_level": int, "beside": int}
 _RESULT_FIELDS: dict[str, type] = {"task_id": int, "read_bytes": int, "written_bytes": int}
 
 

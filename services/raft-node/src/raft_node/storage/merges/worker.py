@@ -6,6 +6,8 @@ manifest nor the engine.
 
 Invariants:
 1. It writes only below the task's ``tmp_directory``, which it does not create: a newer start of the node removes it.
+   There it removes nothing but its own outputs and those of earlier tasks that had ended when this one was given:
+   another worker may be at a task meanwhile.
 2. In memory are two pieces per input, each a few blocks or a large one; of the output a block and what waits to be
    written, a few hundred KiB; the keys of one output; and for a flush the keys and small values of one memtable.
 3. Outputs are synced before the result is given.
@@ -14,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from raft_node.errors import CorruptionError, DiskError, NoSpaceError
 from raft_node.storage.changes.segments import ChangeReader
@@ -30,9 +32,9 @@ from raft_node.storage.merges.tasks import (
     encode_error,
     encode_result,
     frame,
-    is_output,
     output_name,
     read_message,
+    task_of,
     tmp_directory,
 )
 from raft_node.storage.options import TableOptions
@@ -56,8 +58,9 @@ def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
         DiskError: An output could not be written.
     """
     target = tmp_directory(directory, task.start_id)
-    # A worker that was killed may have left a part of its outputs; every one that counts was renamed since.
-    _remove_outputs(fs, target)
+    # A worker that was killed may have left a part of its outputs; every one that counts was renamed since. Whatever is
+    # given later has a greater number, so that its outputs stay, however late this comes to it.
+    _remove_outputs(fs, target, lambda number: number < task.task_id and number != task.beside)
     outputs = _Outputs(fs, target, task.task_id, task.options)
     try:
         if isinstance(task, FlushTask):
@@ -67,16 +70,18 @@ def run_task(fs: FileSystem, directory: str, task: Task) -> TaskResult:
     except DiskError as error:
         if not error.no_space:
             raise
-        _remove_outputs(fs, target)
+        _remove_outputs(fs, target, lambda number: number == task.task_id)
         raise NoSpaceError(target) from error
     return TaskResult(
         task.task_id, tuple(outputs.tables), read_bytes, sum(table.size_bytes for table in outputs.tables)
     )
 
 
-def _remove_outputs(fs: FileSystem, directory: str) -> None:
+def _remove_outputs(fs: FileSystem, directory: str, useless: Callable[[int], bool]) -> None:
+    """Removes the outputs of those tasks whose number is ``useless``."""
     for name in fs.list_directory(directory):
-        if is_output(name):
+        number = task_of(name)
+        if number is not None and useless(number):
             fs.remove(f"{directory}/{name}")
 
 
