@@ -410,7 +410,7 @@ async def test_a_head_that_comes_in_pieces_has_its_time_in_a_crowd_too() -> None
     for each in crowd[:-1]:
         each.protocol.data_received(GET)
     slow.data_received(GET[5:6])
-    assert slow._waits, "it is others' turn"
+    assert slow in front.crowds._of[CROWD].waiting, "it is others' turn"
     await answered(crowd[:-1])
     while slow._waits:
         await crowd[0].settle()
