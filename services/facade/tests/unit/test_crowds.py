@@ -397,3 +397,21 @@ async def test_a_probe_takes_nobody_along_that_waits_before_it(begun: bytes) -> 
     assert under_way <= BEGUN_MAX
     await answered(crowd)
     assert front.arriving.held == 0
+
+
+async def test_a_head_that_comes_in_pieces_has_its_time_in_a_crowd_too() -> None:
+    front, crowd = crowded()
+    slow = crowd[-1].protocol
+    slow.data_received(GET[:5])
+    await answered([crowd[-1]])
+    began_s = slow.loop.time() - 2 * front.head_timeout_s
+    slow.head_since_s = began_s
+    for each in crowd[:-1]:
+        each.protocol.data_received(GET)
+    slow.data_received(GET[5:6])
+    assert slow in front.crowds._of[CROWD].waiting, "it is others' turn"
+    await answered(crowd)
+    assert slow.head_since_s is not None
+    assert slow.head_since_s < began_s + front.head_timeout_s, "a piece that waited for its turn is no new head"
+    slow.check_time(slow.loop.time(), 60)
+    assert crowd[-1].statuses == [408]

@@ -69,7 +69,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._bodies: Bodies
         self._outgoing: Outgoing
         self._certificate, self._address, self._network, self._unparsed = certificates.NONE, "", "", b""
-        self._head_timeout_s = front.head_timeout_s
+        self._head_timeout_s, self._head_took_s = front.head_timeout_s, 0.0
 
     # The connection.
 
@@ -221,6 +221,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._crowd.take(self, b"" if self._in_head else data):
             self._turn = self._crowd.turns
             return False
+        if self._in_head and self._current is None and self.head_since_s is not None:
+            self._head_took_s = self.loop.time() - self.head_since_s
         self._put_aside(data)
         self._waits = not self._ended
         return True
@@ -292,12 +294,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begins a head."""
-        self.url = b""
-        self.headers = []
+        self.url, self.headers = b"", []
         self._plain = None
         self._begun += 1
         self._in_head = True
-        self._head_bytes = self._head_fed = 0
+        self._head_bytes, self._head_fed, self._head_took_s = 0, 0, 0.0
         self.idle_since_s = None
         if self.head_since_s is None:
             self.head_since_s = self.loop.time()
@@ -319,8 +320,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Takes a request whose head is complete, and has it answered, now or in its turn."""
-        self.head_since_s = None
-        self._in_head = False
+        self.head_since_s, self._in_head = None, False
         if self._ended or self.parser.should_upgrade():
             return  # At an upgrade the parser stops here: _ignore_upgrade goes on.
         version = self.parser.get_http_version()
@@ -472,7 +472,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._current is None and not self._later:
             now_s = self.loop.time()
             if self._in_head:
-                self.head_since_s = now_s  # Until now the client waited for the facade.
+                self.head_since_s = now_s - self._head_took_s  # Since then the client waited for the facade.
             elif self._hot is None:
                 self.idle_since_s = now_s  # Otherwise the body of the next request is arriving.
         if not self._later:

@@ -97,9 +97,7 @@ class Vouching:
         finally:
             del self._asking[sender]
         if self._configurations()[0] != current:
-            return (
-                False  # The answers may be older than the change, such as one that removed it. The sender asks again.
-            )
+            return False  # The answers may be older than the change, as one that removed it. The sender asks again.
         if not any(self._vouches(answer) for answer in answers):
             return False
         if len(self._vouched) >= REMEMBERED_MAX:
