@@ -163,7 +163,8 @@ def test_a_soak_names_its_seeds() -> None:
 
 def test_ci_runs_what_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    _, everybody, rest = script.partition("\nmake test\nmake test-slow\nREQUIRE_CONTAINERS=1 make test-containers\n")
+    said = re.sub(r"^ *begins .*\n", "", script, flags=re.MULTILINE)
+    _, everybody, rest = said.partition("\nmake test\nmake test-slow\nREQUIRE_CONTAINERS=1 make test-containers\n")
     assert everybody
     # Nothing else is tested but some on native modules, and, last, a part in a real Kubernetes.
     assert re.findall(r"^.*(?:make|pytest|tools\.).*$", rest, re.MULTILINE) == [

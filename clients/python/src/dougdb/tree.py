@@ -187,13 +187,16 @@ class TreeCopy:
     async def _each(self, files: list[TreeFile], act: Act) -> None:
         assert self._clients
         remaining = iter(files)
+        outage: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for client in self._clients[: len(files)]:
                     group.create_task(self._work(client, remaining, act))
         except* (UnavailableError, OutcomeUnknownError) as errors:
             # The same outage stops all workers; one report of it is enough.
-            raise _first_of(errors) from None
+            outage = _first_of(errors)
+        if outage is not None:
+            raise outage  # Not above: up to Python 3.11.3 what is raised there is put into another group.
 
     async def _work(self, client: AsyncDougClient, remaining: Iterator[TreeFile], act: Act) -> None:
         for file in remaining:
