@@ -51,7 +51,7 @@ class Rig:
             self.engine,
             workers,
             Metrics(0),
-            lambda: self.on_progress(),
+            self.progressed,
             self.failures.append,
             lambda name, **details: None,
             idle_s=idle_s,
@@ -71,6 +71,9 @@ class Rig:
         self.asleep.clear()
         self.wake.set()
         await self.asleep.wait()
+
+    def progressed(self) -> None:
+        self.on_progress()
 
     def tables(self) -> int:
         return sum(self.engine.stats().level_tables)

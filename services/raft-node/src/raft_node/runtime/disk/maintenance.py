@@ -171,7 +171,7 @@ class Maintenance:
             # This wakes all helpers that wait, even when another one clears it first.
             await self._task_wanted.wait()
             self._task_wanted.clear()
-            # The process of a later one is not started while an earlier one is free, which was woken, too, or asks anyway.
+            # No later process is started while an earlier one is free, which was woken as well, or asks anyway.
             while all(each.busy.locked() for each in earlier) and await self._run_next(helper):
                 # What was put in place may make a task due that this helper does not take, but another one can.
                 self._task_wanted.set()
