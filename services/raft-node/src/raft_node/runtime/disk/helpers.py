@@ -73,8 +73,8 @@ def _groups(controller: str, mounts: Path, own: Path) -> Iterator[Path]:
         controllers, _, path = of_group.partition(":")
         if not controllers or controller in controllers.split(","):
             paths[mounts / controller if controllers else mounts] = root / path
-    for mount, path in paths.items():
-        for group in (path, *path.parents):
+    for mount, inner in paths.items():
+        for group in (inner, *inner.parents):
             yield mount / group.relative_to(root)
 
 
