@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,14 +40,18 @@ class Rig:
         self.gate.set()
         self.merge_gate = asyncio.Event()
         self.merge_gate.set()
+        self.on_progress: Callable[[], None] = lambda: None
         self.given = 0
-        worker: Any = SimpleNamespace(run=self.work, close=lambda: None)
+        self.given_to: list[int] = []
+        workers: list[Any] = [
+            SimpleNamespace(run=partial(self.work, place), close=lambda: None) for place in range(helpers)
+        ]
         self.failures: list[object] = []
         self.maintenance = Maintenance(
             self.engine,
-            [worker] * helpers,
+            workers,
             Metrics(0),
-            lambda: None,
+            self.progressed,
             self.failures.append,
             lambda name, **details: None,
             idle_s=idle_s,
@@ -67,10 +72,14 @@ class Rig:
         self.wake.set()
         await self.asleep.wait()
 
+    def progressed(self) -> None:
+        self.on_progress()
+
     def tables(self) -> int:
         return sum(self.engine.stats().level_tables)
 
-    def work(self, task: Task) -> TaskResult:
+    def work(self, place: int, task: Task) -> TaskResult:
+        self.given_to.append(place)
         self.given += 1
         gate = self.merge_gate if isinstance(task, CompactionTask) else self.gate
         asyncio.run_coroutine_threadsafe(gate.wait(), self.loop).result(60)
@@ -258,6 +267,36 @@ async def test_with_two_helpers_a_flush_does_not_wait_for_a_merge() -> None:
                 await asyncio.sleep(0.001)
         assert rig.engine.get_blocking(b"key1") == b"newer" and rig.engine.get_blocking(b"key2") is None
         assert rig.engine.get_blocking(b"key3") == b"value"
+
+
+async def test_the_second_helper_has_no_task_before_a_flush_meets_a_merge() -> None:
+    async with running(helpers=2) as rig:
+        await with_a_merge_under_way(rig)
+        assert rig.given_to == [0, 0, 0, 0]
+        rig.write(1)
+        assert await rig.maintenance.flush(60)
+        assert rig.given_to == [0, 0, 0, 0, 1]
+
+
+async def test_a_merge_that_a_flush_has_made_due_does_not_wait_for_the_next_flush() -> None:
+    async with running(helpers=2) as rig:
+        for _ in range(2):
+            rig.write(2)
+            assert await rig.maintenance.flush(60)
+        rig.gate.clear()
+        for _ in range(2):
+            rig.write(2)
+            rig.engine.rotate()
+        rig.maintenance.hurry()
+        async with asyncio.timeout(60):
+            while rig.given < 3:
+                await asyncio.sleep(0.001)
+            # One flush passes, which makes three tables at level 0; the next one follows at once.
+            rig.on_progress = rig.gate.clear
+            rig.gate.set()
+            while not rig.engine.stats().compactions:
+                await asyncio.sleep(0.001)
+        assert rig.engine.stats().immutables == 1 and rig.given == 5, "the next flush is under way"
 
 
 async def test_with_one_helper_a_flush_waits_for_the_merge_under_way() -> None:

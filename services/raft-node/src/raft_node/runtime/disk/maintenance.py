@@ -134,8 +134,8 @@ class Maintenance:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._append_changes())
-                for helper in self._helpers:
-                    group.create_task(self._run_tasks(helper))
+                for place, helper in enumerate(self._helpers):
+                    group.create_task(self._run_tasks(helper, self._helpers[:place]))
                 if self._idle_s:
                     group.create_task(self._merge_when_idle())
         except* FatalError as errors:
@@ -166,13 +166,15 @@ class Maintenance:
                 self._engine.changes_done(change)
             self._task_wanted.set()
 
-    async def _run_tasks(self, helper: _Helper) -> None:
+    async def _run_tasks(self, helper: _Helper, earlier: Sequence[_Helper]) -> None:
         while True:
             # This wakes all helpers that wait, even when another one clears it first.
             await self._task_wanted.wait()
             self._task_wanted.clear()
-            while await self._run_next(helper):
-                pass
+            # No later process is started while an earlier one is free, which was woken as well, or asks anyway.
+            while all(each.busy.locked() for each in earlier) and await self._run_next(helper):
+                # What was put in place may make a task due that this helper does not take, but another one can.
+                self._task_wanted.set()
 
     async def _merge_when_idle(self) -> None:
         while True:
@@ -196,6 +198,8 @@ class Maintenance:
                 # An idle merge is not important enough to refuse writes for its space.
                 self._engine.task_failed(task)
                 return False
+            # A task of the other kind may be due beside it.
+            self._task_wanted.set()
             await self._run_task(helper, task)
         async with self._progress:
             self._progress.notify_all()
