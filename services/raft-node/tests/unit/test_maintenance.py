@@ -12,6 +12,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from raft_node.observability.metrics import Metrics
 from raft_node.runtime.disk.maintenance import Maintenance
 from raft_node.storage.engine import Engine, Prepared
@@ -339,6 +341,7 @@ async def test_in_a_pause_neither_of_two_tasks_is_under_way() -> None:
         assert await rig.maintenance.flush(60)
 
 
+@pytest.mark.pure
 async def test_two_results_at_once_are_put_in_place_one_after_the_other() -> None:
     async with running(helpers=2) as rig:
         await with_a_merge_under_way(rig)
