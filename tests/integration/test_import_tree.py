@@ -88,7 +88,7 @@ async def test_the_standard_library_goes_in_and_comes_back(cluster: Cluster, tre
     files = {name: path.read_bytes() for name, path in everything.items() if path.stat().st_size <= VALUE_BYTES_MAX}
     size = sum(map(len, files.values()))
     print(f"{len(files)} files with {size / 1e6:.0f} MB; over the limit, left out: {large or 'none'}")
-    assert len(files) > (1000 if (tree / PART).exists() else 100)
+    assert len(files) > (500 if (tree / PART).exists() else 100), "Debian's has no tests of its own in it: 736 files"
 
     command = [cluster.command[0], "import-tree", str(tree), "--url", cluster.url, "--skip-too-large", "--json"]
     begun = time.monotonic()
